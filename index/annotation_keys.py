@@ -1,0 +1,140 @@
+"""Which column of an annotation file names records, and which sequences its values stand for.
+
+RNAcentral names a sequence URS + 10 hex digits, and the same sequence in a species URS..._<taxid>. Where a key has no
+record of exactly its name and one of the two sides carries the taxid, the other not, they are matched on the URS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import duckdb
+
+from index.annotation_files import Staged
+from index.catalog import numbered_records
+from index.errors import StoreError
+from index.store import Store
+
+KEY_NAMES = ("seq_id", "id", "urs_taxid", "rnacentral_id", "urs", "upi", "record_id", "sequence_id", "name")
+EXACT = "exact id"
+STRIPPED = "URS without _taxid"
+SEQ_ID = "seq_id"
+_PLAIN = "regexp_full_match({0}, 'URS[0-9A-F]{{10}}')"
+_WITH_TAXID = "regexp_full_match({0}, 'URS[0-9A-F]{{10}}_[0-9]+')"
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The key column (its place in the file) and the rule that applied; table `key_map` holds key, seq_id, id."""
+
+    place: int
+    rule: str
+
+
+def load_records(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
+    """Make table `records` (id, seq_id, place) in the working database."""
+    if store.parts("records"):
+        connection.execute(f"CREATE TABLE records AS SELECT id, seq_id, place FROM ({numbered_records(store)})")
+    else:
+        connection.execute("CREATE TABLE records (id VARCHAR, seq_id BIGINT, place BIGINT)")
+
+
+def match_keys(connection: duckdb.DuckDBPyConnection, staged: Staged, key: str | None) -> Matched:
+    """Find the key column and fill table `key_map`.
+
+    Args:
+        key: name of the key column; found by name, else by its values, if None.
+
+    Raises:
+        StoreError: no such column, or nothing in the file matches the store.
+    """
+    _refuse_missing_header(connection, staged)
+    place = _find(connection, staged) if key is None else _named(staged, key)
+    rule = _fill(connection, staged, place)
+    if rule is None:
+        raise _no_match(connection, staged, place)
+    return Matched(place, rule)
+
+
+def key_value(place: int) -> str:
+    """SQL for the key of a staged row."""
+    return f"CAST(c{place} AS VARCHAR)"
+
+
+def _named(staged: Staged, key: str) -> int:
+    folded = [name.lower() for name in staged.columns]
+    if key.lower() not in folded:
+        raise StoreError(f"{staged.path}: no column {key!r}; it has: {', '.join(staged.columns)}")
+    return folded.index(key.lower())
+
+
+def _find(connection: duckdb.DuckDBPyConnection, staged: Staged) -> int:
+    folded = [name.lower() for name in staged.columns]
+    for name in KEY_NAMES:
+        if name in folded and _fill(connection, staged, folded.index(name)) is not None:
+            return folded.index(name)
+    counts = []
+    for place in range(len(folded)):
+        if _fill(connection, staged, place) is not None and folded[place] not in KEY_NAMES:
+            counts.append((_count(connection, "SELECT count(DISTINCT key) FROM key_map"), -place))
+    if counts:
+        return -max(counts)[1]
+    named = [folded.index(name) for name in KEY_NAMES if name in folded]
+    return named[0] if named else 0
+
+
+def _fill(connection: duckdb.DuckDBPyConnection, staged: Staged, place: int) -> str | None:
+    """Fill `key_map` from one column; returns the rule that applied, or None if nothing matched."""
+    connection.execute(
+        f"CREATE OR REPLACE TABLE keys AS SELECT DISTINCT {key_value(place)} AS key FROM {staged.table} "
+        f"WHERE c{place} IS NOT NULL"
+    )
+    if staged.columns[place].lower() == SEQ_ID:
+        connection.execute(
+            "CREATE OR REPLACE TABLE key_map AS SELECT key, seq_id, arg_min(id, place) AS id "
+            "FROM keys JOIN records ON TRY_CAST(key AS BIGINT) = seq_id GROUP BY ALL"
+        )
+        return SEQ_ID if _count(connection, "SELECT count(*) FROM key_map") else None
+    connection.execute(
+        "CREATE OR REPLACE TABLE key_map AS SELECT key, seq_id, arg_min(records.id, place) AS id "
+        "FROM keys JOIN records ON records.id = key GROUP BY key, seq_id"
+    )
+    exact = _count(connection, "SELECT count(*) FROM key_map")
+    for here, there in ((_PLAIN, _WITH_TAXID), (_WITH_TAXID, _PLAIN)):
+        connection.execute(
+            f"INSERT INTO key_map SELECT key, seq_id, arg_min(r.id, place) "
+            f"FROM (SELECT key FROM keys WHERE {here.format('key')} AND key NOT IN (SELECT key FROM key_map)) "
+            f"JOIN (SELECT * FROM records WHERE {there.format('id')}) r ON left(key, 13) = left(r.id, 13) "
+            f"GROUP BY key, seq_id"
+        )
+    stripped = _count(connection, "SELECT count(*) FROM key_map") - exact
+    rules = [EXACT] * bool(exact) + [STRIPPED] * bool(stripped)
+    return ", else ".join(rules) or None
+
+
+def _refuse_missing_header(connection: duckdb.DuckDBPyConnection, staged: Staged) -> None:
+    if staged.first_line != 2:
+        return
+    found = connection.execute("SELECT id FROM records WHERE id IN (SELECT unnest(?))", [staged.columns]).fetchone()
+    if found is not None:
+        raise StoreError(
+            f"{staged.path}: line 1 should name the columns, but {found[0]!r} there is a record of the store; "
+            "put a header line above it"
+        )
+
+
+def _no_match(connection: duckdb.DuckDBPyConnection, staged: Staged, place: int) -> StoreError:
+    value = key_value(place)
+    theirs = connection.execute(f"SELECT DISTINCT {value} FROM {staged.table} WHERE c{place} IS NOT NULL LIMIT 3")
+    keys = ", ".join(str(row[0]) for row in theirs.fetchall()) or "nothing"
+    ours = ", ".join(str(row[0]) for row in connection.execute("SELECT id FROM records LIMIT 3").fetchall())
+    return StoreError(
+        f"{staged.path}: no value of column {staged.columns[place]!r} is an id of this store: the file has {keys}; "
+        f"the store has {f'e.g. {ours}' if ours else 'no records'}. Name the id column with --key if it is another "
+        f"({', '.join(staged.columns)})"
+    )
+
+
+def _count(connection: duckdb.DuckDBPyConnection, sql: str) -> int:
+    row = connection.execute(sql).fetchone()
+    return int(row[0]) if row else 0

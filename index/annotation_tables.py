@@ -1,0 +1,86 @@
+"""The live annotation tables of a store, read-only."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from index import duck, versions
+from index.errors import StoreError
+from index.store import Store
+
+ALIAS = "annotation_tables"
+META_SCHEMA = "raypipe"
+META_TABLE = f"{META_SCHEMA}.tables"
+
+
+@dataclass(frozen=True)
+class AnnotationTable:
+    """One table as published.
+
+    Attributes:
+        columns: all its columns in order, `seq_id` and `id` first.
+        key_column: the file's key as stored, which hits leave out; None where it became `id`.
+        meta: what `annotate` reported when it was made, with the file's sha256 and the sources matched against.
+    """
+
+    name: str
+    columns: list[str]
+    key_column: str | None
+    meta: dict[str, Any]
+
+
+def annotations_folder(store: Store) -> Path:
+    """The folder of all versions."""
+    return store.root / "annotations"
+
+
+def live_database(store: Store) -> Path | None:
+    """File of the live version, or None where nothing is annotated yet.
+
+    Raises:
+        StoreError: CURRENT names a version that is not there.
+    """
+    version = versions.current(annotations_folder(store))
+    if version is None:
+        return None
+    file = annotations_folder(store) / f"{version}.duckdb"
+    if not file.is_file():
+        raise StoreError(f"{file}: missing, though CURRENT names it; run raypipe annotate {store.root} again")
+    return file
+
+
+def attach(connection: duckdb.DuckDBPyConnection, file: Path, alias: str = ALIAS) -> list[AnnotationTable]:
+    """Attach `file` read-only under `alias`; returns its tables by name.
+
+    Raises:
+        StoreError: the file is damaged, or of another DuckDB's format.
+    """
+    try:
+        connection.execute(f"ATTACH {duck.literal(file)} AS {alias} (READ_ONLY)")
+        rows = connection.execute(f"SELECT name, meta FROM {alias}.{META_TABLE} ORDER BY name").fetchall()
+        described = connection.execute(
+            "SELECT table_name, list(column_name ORDER BY column_index) FROM duckdb_columns() "
+            "WHERE database_name = ? AND schema_name = 'main' GROUP BY table_name",
+            [alias],
+        ).fetchall()
+    except duckdb.Error as error:
+        raise StoreError(
+            f"{file}: cannot be opened ({duck.first_lines(error)}); remove it and CURRENT beside it, annotate again"
+        ) from error
+    columns = dict(described)
+    metas = {name: json.loads(meta) for name, meta in rows}
+    return [AnnotationTable(name, columns[name], meta["key_column"], meta) for name, meta in metas.items()]
+
+
+def list_tables(store: Store) -> list[AnnotationTable]:
+    """The live tables by name; [] where nothing is annotated."""
+    file = live_database(store)
+    if file is None:
+        return []
+    with duck.new_connection() as connection:
+        return attach(connection, file)

@@ -1,0 +1,225 @@
+"""Build and publish an index over one set of stored vectors."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from index import files, versions
+from index.catalog import write_catalog
+from index.errors import StoreError
+from index.faiss_runtime import load_faiss
+from index.info import (
+    CATALOG,
+    INFO,
+    ROWS,
+    VECTORS,
+    IndexInfo,
+    checksum,
+    current_info,
+    index_folder,
+    verify_files,
+)
+from index.recall import measure
+from index.store import Embedding, Store
+from index.vectors import Part, finished_parts, unit_batches
+
+FLAT = "Flat"
+EXHAUSTIVE_BELOW = 300_000
+TRAINING_PER_LIST = 64
+SEED = 20_261_122
+Progress = Callable[[int, int], None]
+
+
+def build_index(
+    store: Store, name: str | None = None, *, kind: str = "flat", progress: Progress | None = None
+) -> IndexInfo:
+    """Build the index of a set of vectors and make it the live one. The caller holds `store.lock()`.
+
+    Vectors are scaled to length 1. The flat type holds them as float32 and searches by inner product: scores are exact
+    cosines. Every other type works on Euclidean distances, which rank unit vectors alike.
+
+    Args:
+        name: which embeddings; the store's default if None.
+        kind: "flat"; "auto" (see `choose_type`); or a FAISS factory string, such as "HNSW32" or "IVF1024,SQ8".
+        progress: called with rows added and rows in all.
+
+    Returns:
+        The published index; with `unchanged` set if it stood already and nothing was done.
+
+    Raises:
+        StoreError: nothing is embedded, a part is damaged or of another model, a vector is zero or not finite, the
+            type is unknown to FAISS or needs more rows, or the disk is full.
+    """
+    embedding = store.embedding(name)
+    parts = finished_parts(store, embedding)
+    num_rows = sum(part.rows for part in parts)
+    type_ = FLAT if kind.lower() == "flat" else choose_type(num_rows) if kind.lower() == "auto" else kind
+    built_from = describe_inputs(store, parts)
+    standing = _standing(store, embedding, type_, built_from)
+    if standing is not None:
+        return replace(standing, unchanged=True)
+    info = IndexInfo(
+        version=versions.following(index_folder(store)),
+        type=type_,
+        metric="inner_product" if type_ == FLAT else "l2",
+        dimension=embedding.dimension,
+        embeddings=embedding.name,
+        fingerprint=embedding.fingerprint,
+        rows=num_rows,
+        sequences=store.num_sequences,
+        built_from=built_from,
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+    folder = store.root / files.TEMPORARY / f"index-{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True)
+        _publish(store, folder, _write(store, folder, info, parts, progress))
+    except OSError as error:
+        raise StoreError(f"{store.root}: the index cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return current_info(store) or info
+
+
+def choose_type(num_rows: int) -> str:
+    """The type that "auto" takes: exact below 300,000 rows, above inverted lists of 1-bit codes, refined by halffloats.
+
+    The number of lists is the power of two nearest to 4 * sqrt(rows), with a graph over the lists from 32,768 on.
+    """
+    if num_rows < EXHAUSTIVE_BELOW:
+        return FLAT
+    lists = 2 ** round(math.log2(4 * math.sqrt(num_rows)))
+    return f"IVF{lists}{'_HNSW32' if lists >= 32_768 else ''},RaBitQ,Refine(SQfp16)"
+
+
+def describe_inputs(store: Store, parts: Sequence[Part]) -> dict[str, Any]:
+    """What an index depends on: compared at opening to tell whether it is still that of the store."""
+    return {
+        "parts": [part.to_json() for part in parts],
+        "sources": [source.sha256 for source in store.sources],
+    }
+
+
+def _standing(store: Store, embedding: Embedding, type_: str, built_from: dict[str, Any]) -> IndexInfo | None:
+    """The live index if it is whole and what building would give."""
+    try:
+        info = current_info(store)
+        if info is None:
+            return None
+        verify_files(store, info)
+    except StoreError:
+        # A damaged index is replaced: that is what the caller asks for.
+        return None
+    same = (info.type, info.embeddings, info.fingerprint) == (type_, embedding.name, embedding.fingerprint)
+    return info if same and info.built_from == built_from else None
+
+
+def _write(store: Store, folder: Path, info: IndexInfo, parts: Sequence[Part], progress: Progress | None) -> IndexInfo:
+    write_catalog(store, folder / CATALOG)
+    faiss = load_faiss()
+    try:
+        index = _empty(info, parts)
+        seq_ids = _fill(index, info, parts, progress)
+        faiss.write_index(index, str(folder / VECTORS))
+    except RuntimeError as error:
+        raise StoreError(f"{store.root}: FAISS cannot build {info.type!r}: {_reason(error)}") from error
+    _check_rows(store, seq_ids)
+    np.save(folder / ROWS, seq_ids)
+    operating = {} if info.type == FLAT else measure(index, parts, info.dimension, seq_ids, SEED)
+    checksums = {name: checksum(folder / name) for name in (VECTORS, ROWS, CATALOG)}
+    return replace(info, operating=operating, checksums=checksums)
+
+
+def _empty(info: IndexInfo, parts: Sequence[Part]) -> Any:
+    faiss = load_faiss()
+    if info.type == FLAT:
+        return faiss.IndexFlatIP(info.dimension)
+    if "IDMap" in info.type:
+        raise StoreError(f"index type {info.type!r}: leave IDMap out, the store keeps the ids itself")
+    try:
+        index = faiss.index_factory(info.dimension, info.type, faiss.METRIC_L2)
+    except RuntimeError as error:
+        raise StoreError(
+            f"index type {info.type!r}: FAISS does not know it for {info.dimension} dimensions ({_reason(error)}); "
+            "use flat, auto, or a factory string such as HNSW32 or IVF1024,SQ8"
+        ) from error
+    if not index.is_trained:
+        lists = faiss.try_extract_index_ivf(index)
+        num_lists = lists.nlist if lists is not None else 256
+        if info.rows < num_lists:
+            raise StoreError(
+                f"index type {info.type!r} needs {num_lists} vectors to train, the store has {info.rows}; use flat"
+            )
+        index.train(sample(parts, info.dimension, max(TRAINING_PER_LIST * num_lists, 20_000)))
+    return index
+
+
+def sample(parts: Sequence[Part], dimension: int, size: int) -> np.ndarray:
+    """A seeded choice of at most `size` unit vectors, (n, D) float32, each row as likely as any."""
+    num_rows = sum(part.rows for part in parts)
+    chosen = np.sort(np.random.default_rng(SEED).permutation(num_rows)[:size])
+    result = np.empty((len(chosen), dimension), dtype=np.float32)
+    start = done = 0
+    for _, vectors in unit_batches(parts, dimension):
+        end = np.searchsorted(chosen, start + len(vectors))
+        result[done:end] = vectors[chosen[done:end] - start]
+        start, done = start + len(vectors), end
+    return result
+
+
+def _fill(index: Any, info: IndexInfo, parts: Sequence[Part], progress: Progress | None) -> np.ndarray:
+    """Put all vectors in; returns the seq_id of each row."""
+    seq_ids = np.empty(info.rows, dtype=np.int64)
+    held = _reserve(index, info) if info.type == FLAT and info.rows else None
+    done = 0
+    for ids, vectors in unit_batches(parts, info.dimension):
+        if held is not None:
+            held[done : done + len(ids)] = vectors
+        else:
+            index.add(vectors)
+        seq_ids[done : done + len(ids)] = ids
+        done += len(ids)
+        if progress is not None:
+            progress(done, info.rows)
+    return seq_ids
+
+
+def _reserve(index: Any, info: IndexInfo) -> np.ndarray:
+    """The flat index's own memory as (n, D): `add` would grow it by doubling and hold the vectors twice at times."""
+    index.codes.resize(4 * info.rows * info.dimension)
+    index.ntotal = info.rows
+    values = load_faiss().rev_swig_ptr(index.get_xb(), info.rows * info.dimension)
+    return values.reshape(info.rows, info.dimension)
+
+
+def _check_rows(store: Store, seq_ids: np.ndarray) -> None:
+    values, counts = np.unique(seq_ids, return_counts=True)
+    if (counts > 1).any():
+        twice = ", ".join(str(value) for value in values[counts > 1][:5])
+        raise StoreError(
+            f"{store.root}: sequences embedded twice (seq_id {twice}); run raypipe embed again to mend the parts"
+        )
+    if len(values) and not 0 <= values[0] <= values[-1] < store.num_sequences:
+        raise StoreError(f"{store.root}: embeddings of sequences that the store does not have (seq_id {values[-1]})")
+
+
+def _publish(store: Store, folder: Path, info: IndexInfo) -> None:
+    files.write_json(folder / INFO, info.to_json(), store.root)
+    for file in folder.iterdir():
+        files.sync(file)
+    files.commit(folder, index_folder(store) / info.version)
+    versions.publish(index_folder(store), info.version, store.root)
+
+
+def _reason(error: RuntimeError) -> str:
+    """The end of a FAISS message, which carries the C++ signature in front."""
+    return str(error).splitlines()[0].split("Error:")[-1].strip()[:200]

@@ -1,0 +1,61 @@
+"""Small things about DuckDB that several files need: quoting, connections, messages."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+
+def literal(text: str | os.PathLike[str]) -> str:
+    """`text` as an SQL string."""
+    return "'" + os.fspath(text).replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    """`name` as a quoted SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def escape_glob(path: str | os.PathLike[str]) -> str:
+    """`path` as a pattern that matches itself only: DuckDB's readers take every path for a pattern."""
+    return "".join(f"[{character}]" if character in "[*?" else character for character in os.fspath(path))
+
+
+def parquet(paths: Iterable[Path], *, filename: bool = False) -> str:
+    """A table function call that reads `paths` together; there must be at least one."""
+    names = ", ".join(literal(escape_glob(path)) for path in paths)
+    return f"read_parquet([{names}]{', filename = true' if filename else ''})"
+
+
+def new_connection(
+    memory_limit: str | None = None, threads: int | None = None, spill: Path | None = None
+) -> duckdb.DuckDBPyConnection:
+    """An in-memory database that fetches no extensions and reads no Python variables.
+
+    Args:
+        memory_limit: such as "4GB"; beyond it DuckDB spills to disk. Its default is four fifths of the memory.
+        threads: at most so many; all cores if None.
+        spill: the folder to spill to; one below the system's temporary folder if None.
+    """
+    config: dict[str, Any] = {
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "python_enable_replacements": "false",
+        "temp_directory": str(spill or Path(tempfile.gettempdir()) / f"raypipe-duckdb-{os.getpid()}"),
+    }
+    if memory_limit is not None:
+        config["memory_limit"] = memory_limit
+    if threads is not None:
+        config["threads"] = str(threads)
+    return duckdb.connect(":memory:", config=config)
+
+
+def first_lines(error: Exception, count: int = 2) -> str:
+    """The telling lines of DuckDB's message, on one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" ^") and not line.startswith("LINE ")]
+    return " ".join(lines[:count])

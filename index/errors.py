@@ -1,0 +1,15 @@
+"""The errors of this package: each message says what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """A store, an index or an annotation database cannot be used as asked."""
+
+
+class StoreLockedError(StoreError):
+    """Another live process is writing to the store."""
+
+
+class StaleIndexError(StoreError):
+    """The index was built from other embeddings than the store holds now."""

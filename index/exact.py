@@ -1,0 +1,94 @@
+"""Exact nearest neighbours by brute force: the judge of every index, and the search where few rows are allowed.
+
+Shapes: Q queries, n rows, D values per vector, k neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+NO_HIT = -1
+# How far a float32 dot product of unit vectors (D up to some thousands) may stand from its exact value.
+ROUNDING = 2e-6
+_CHUNK_BYTES = 64 << 20
+
+
+def best(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of each line by (score descending, id ascending).
+
+    Args:
+        ids: (Q, m) int64; NO_HIT stands for an empty slot, whose score is -inf.
+        scores: (Q, m) float32.
+
+    Returns:
+        ids and scores, (Q, min(k, m)).
+    """
+    order = np.lexsort((ids, -scores))[:, :k]
+    return np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
+
+
+def rescore(candidates: np.ndarray, queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Cosines of unit vectors, summed in float64 in one order, so that equal vectors score alike wherever they stand.
+
+    Args:
+        candidates: (Q, m) rows of `vectors`; NO_HIT gives -inf.
+        queries: (Q, D) unit, float32. vectors: (n, D) unit, float32.
+
+    Returns:
+        (Q, m) float32.
+    """
+    scores = np.empty(candidates.shape, dtype=np.float32)
+    num_candidates, dimension = candidates.shape[1], queries.shape[1]
+    width = max(1, min(num_candidates, _CHUNK_BYTES // (8 * dimension)))
+    height = max(1, _CHUNK_BYTES // (8 * dimension * width))
+    for top in range(0, len(queries), height):
+        wide = queries[top : top + height].astype(np.float64)
+        for left in range(0, num_candidates, width):
+            block = candidates[top : top + height, left : left + width]
+            gathered = vectors[np.maximum(block, 0)].astype(np.float64)
+            scores[top : top + height, left : left + width] = np.einsum("qmd,qd->qm", gathered, wide)
+    np.clip(scores, -1, 1, out=scores)
+    scores[candidates == NO_HIT] = -np.inf
+    return scores
+
+
+def exact_search(
+    blocks: Iterable[tuple[np.ndarray, np.ndarray]], queries: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Top k over streamed blocks of unit vectors.
+
+    Args:
+        blocks: ids (n,) and unit vectors (n, D) float32, any number of times.
+        queries: (Q, D) unit, float32.
+
+    Returns:
+        ids (Q, k') and cosines (Q, k') with k' = min(k, rows seen), by (score descending, id ascending).
+    """
+    ids = np.empty((len(queries), 0), dtype=np.int64)
+    scores = np.empty((len(queries), 0), dtype=np.float32)
+    for block_ids, vectors in blocks:
+        found, values = _block_top(block_ids, vectors, queries, k)
+        ids, scores = best(np.hstack([ids, found]), np.hstack([scores, values]), k)
+    return ids, scores
+
+
+def _block_top(ids: np.ndarray, vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The block's k best of each query; ties at the edge of float32 rounding are settled by `rescore`."""
+    if len(ids) == 0:
+        return np.empty((len(queries), 0), dtype=np.int64), np.empty((len(queries), 0), dtype=np.float32)
+    keep = min(k, len(ids))
+    found = np.empty((len(queries), keep), dtype=np.int64)
+    values = np.empty((len(queries), keep), dtype=np.float32)
+    height = max(1, _CHUNK_BYTES // (4 * len(ids)))
+    for top in range(0, len(queries), height):
+        part = queries[top : top + height]
+        rough = part @ vectors.T
+        floors = np.partition(rough, len(ids) - keep, axis=1)[:, len(ids) - keep] - ROUNDING
+        for line, (scores, floor) in enumerate(zip(rough, floors, strict=True)):
+            rows = np.flatnonzero(scores >= floor)
+            exact = rescore(rows[None], part[line : line + 1], vectors)
+            chosen, kept = best(ids[rows][None], exact, keep)
+            found[top + line], values[top + line] = chosen[0], kept[0]
+    return found, values

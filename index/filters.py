@@ -1,0 +1,144 @@
+"""Which sequences match a condition in SQL over records and annotations.
+
+The condition is parsed, every column in it is resolved to its table, and only the tables it names are joined.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from index import duck
+from index.annotation_tables import list_tables
+from index.errors import StoreError
+from index.schema import RECORDS, SEQUENCES
+from index.sql import connect
+from index.store import Store
+
+EVERY_TABLE_HAS = ("seq_id", "id")
+
+
+def matching_sequences(store: Store, where: str) -> np.ndarray:
+    """The sequences for which `where` holds: sorted seq_ids, int64 (n,).
+
+    Columns are those of `sequences`, `records` and every annotation table; a name that several tables have is written
+    table.column, except `id` and `seq_id`, which alone mean the record's and the sequence's. A sequence matches if any
+    of its rows matches (any combination of rows, where the condition names several tables); in a sequence without rows
+    in a table that table's columns are NULL.
+
+    Raises:
+        StoreError: not one SQL condition, an unknown or ambiguous column, or a value that does not fit its column.
+    """
+    tables = _columns(store)
+    with connect(store, vectors=False) as connection:
+        try:
+            tree = _parse(connection, where)
+            used: set[str] = set()
+            _resolve(tree["statements"][0]["node"]["select_list"][0], tables, used)
+            condition = _render(connection, tree)
+            joined = "".join(
+                f" LEFT JOIN {duck.identifier(table)} ON {duck.identifier(table)}.seq_id = sequences.seq_id"
+                for table in tables
+                if table in used and table != "sequences"
+            )
+            found = connection.execute(
+                f"SELECT DISTINCT sequences.seq_id FROM sequences{joined} WHERE {condition} ORDER BY 1"
+            ).fetchnumpy()["seq_id"]
+        except duckdb.Error as error:
+            raise StoreError(f"where {where!r}: {duck.first_lines(error)}") from error
+    return np.asarray(found, dtype=np.int64)
+
+
+def _columns(store: Store) -> dict[str, list[str]]:
+    """Columns by table, the store's own first."""
+    own = {"sequences": SEQUENCES.names, "records": RECORDS.names}
+    return {**own, **{table.name: table.columns for table in list_tables(store)}}
+
+
+def _parse(connection: duckdb.DuckDBPyConnection, where: str) -> dict[str, Any]:
+    """DuckDB's syntax tree of `SELECT (where)`."""
+    if not where.strip():
+        raise StoreError("where is empty: give a condition, such as: taxid = 9606 AND sequences.length < 200")
+    # The line break keeps a trailing comment from swallowing the bracket.
+    row = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT ({where}\n)"]).fetchone()
+    tree = json.loads(row[0]) if row else {"error": True, "error_message": "no answer"}
+    if tree["error"]:
+        raise StoreError(f"where {where!r}: not an SQL condition: {tree['error_message'].splitlines()[0]}")
+    node = tree["statements"][0]["node"]
+    alone = (
+        len(tree["statements"]) == 1
+        and node["type"] == "SELECT_NODE"
+        and len(node["select_list"]) == 1
+        and node["from_table"]["type"] == "EMPTY"
+        and not any(node.get(name) for name in ("where_clause", "group_expressions", "having", "qualify", "modifiers"))
+    )
+    if not alone:
+        raise StoreError(f"where {where!r}: give one condition only, such as: taxid = 9606 AND rna_type = 'tRNA'")
+    return tree
+
+
+def _render(connection: duckdb.DuckDBPyConnection, tree: dict[str, Any]) -> str:
+    row = connection.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(tree)]).fetchone()
+    return f"({str(row[0]).removeprefix('SELECT ') if row else ''}\n)"
+
+
+def _resolve(node: Any, tables: Mapping[str, list[str]], used: set[str]) -> None:
+    """Write the table before every column of `node`, in place, and note the tables in `used`."""
+    for reference in _references(node, frozenset()):
+        names = reference["column_names"]
+        table, rest = _owner(names, tables)
+        used.add(table)
+        reference["column_names"] = [table, *rest]
+
+
+def _references(node: Any, bound: frozenset[str]) -> Iterator[dict[str, Any]]:
+    """Column references below `node`; not those inside sub-queries, and not the parameters of lambdas."""
+    if isinstance(node, list):
+        for item in node:
+            yield from _references(item, bound)
+    elif isinstance(node, dict):
+        kind = node.get("class")
+        if kind == "SUBQUERY":
+            yield from _references(node.get("child"), bound)
+            return
+        if kind == "LAMBDA":
+            bound |= {name for item in _references(node["lhs"], frozenset()) for name in item["column_names"][:1]}
+            yield from _references(node["expr"], bound)
+            return
+        if kind == "COLUMN_REF":
+            if node["column_names"][0] not in bound:
+                yield node
+            return
+        for value in node.values():
+            yield from _references(value, bound)
+
+
+def _owner(names: list[str], tables: Mapping[str, list[str]]) -> tuple[str, list[str]]:
+    """The table of a reference, and the rest of it: the column, then fields of a struct."""
+    folded = {table.lower(): table for table in tables}
+    first = names[0].lower()
+    if len(names) > 1 and first in folded:
+        table = folded[first]
+        if names[1].lower() not in (column.lower() for column in tables[table]):
+            raise StoreError(f"no column {names[1]!r} in {table}; it has: {', '.join(tables[table])}")
+        return table, names[1:]
+    owners = [table for table, columns in tables.items() if first in (column.lower() for column in columns)]
+    if first in EVERY_TABLE_HAS:
+        return ("records" if first == "id" else "sequences"), names
+    # The name a hit gives to a column that several tables have.
+    owners = owners or [
+        table for table, columns in tables.items() if first in (f"{table}_{column}".lower() for column in columns)
+    ]
+    if len(owners) == 1 and first.startswith(f"{owners[0].lower()}_"):
+        names = [names[0][len(owners[0]) + 1 :], *names[1:]]
+    if not owners:
+        known = "; ".join(f"{table}: {', '.join(columns)}" for table, columns in tables.items())
+        raise StoreError(f"no column {names[0]!r}; there are: {known}. Text values stand in single quotes")
+    if len(owners) > 1:
+        candidates = " or ".join(f"{table}.{names[0]}" for table in owners)
+        raise StoreError(f"column {names[0]!r} is ambiguous: write {candidates}")
+    return owners[0], names

@@ -1,0 +1,113 @@
+"""index.json: what an index is, what it was built from, and whether its files are whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from index import versions
+from index.errors import StoreError
+from index.store import Store
+
+INFO = "index.json"
+VECTORS = "vectors.faiss"
+ROWS = "rows.npy"
+CATALOG = "catalog.parquet"
+HASHED_AT_OPEN = 256 << 20
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """One published index.
+
+    Attributes:
+        version: name of its folder below `index/`.
+        type: "Flat" (exact) or a FAISS factory string.
+        metric: what FAISS computes on unit vectors: "inner_product", or "l2" with cosine = 1 - distance**2 / 2.
+        dimension: values per vector.
+        embeddings: name of the set of vectors; `fingerprint` is that set's.
+        rows: vectors in the index; `sequences` in the store when it was built (failed sequences leave a gap).
+        built_from: "parts", each with name, rows, bytes and digest of the Parquet footer, and "sources" by sha256.
+        created: UTC, ISO 8601.
+        checksums: bytes and sha256 of each file.
+        operating: for approximate types: the search effort ("nprobe" or "ef_search"), the recall@10 against exact
+            search that it reached, and the seeded sample it was measured on.
+        unchanged: whether `build_index` found this index already built (not stored).
+    """
+
+    version: str
+    type: str
+    metric: str
+    dimension: int
+    embeddings: str
+    fingerprint: str
+    rows: int
+    sequences: int
+    built_from: dict[str, Any]
+    created: str
+    checksums: dict[str, dict[str, Any]] = field(default_factory=dict)
+    operating: dict[str, Any] = field(default_factory=dict)
+    unchanged: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """What index.json holds."""
+        value = asdict(self)
+        del value["unchanged"]
+        return value
+
+
+def index_folder(store: Store) -> Path:
+    """The folder of all versions."""
+    return store.root / "index"
+
+
+def current_info(store: Store) -> IndexInfo | None:
+    """The live index's description, or None where nothing is built yet.
+
+    Raises:
+        StoreError: CURRENT or index.json is damaged or missing.
+    """
+    version = versions.current(index_folder(store))
+    if version is None:
+        return None
+    file = index_folder(store) / version / INFO
+    try:
+        return IndexInfo(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise StoreError(f"{file}: damaged index ({error}); build it again: {rebuild(store)}") from error
+
+
+def rebuild(store: Store) -> str:
+    """The command that builds the index of `store` anew."""
+    return f"raypipe index {store.root}"
+
+
+def checksum(file: Path) -> dict[str, Any]:
+    """Bytes and sha256 of `file`."""
+    with file.open("rb") as stream:
+        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+
+
+def verify_files(store: Store, info: IndexInfo, *, thorough: bool = False) -> None:
+    """Compare the files of an index with what index.json says of them.
+
+    Sizes are always compared; contents of files up to 256 MiB too, of larger ones only if `thorough`, since opening
+    an index shall not read it whole.
+
+    Raises:
+        StoreError: a file is missing, truncated or altered.
+    """
+    for name, expected in info.checksums.items():
+        file = index_folder(store) / info.version / name
+        if not file.is_file():
+            raise StoreError(f"{file}: missing; build the index again: {rebuild(store)}")
+        size = file.stat().st_size
+        if size != expected["bytes"]:
+            raise StoreError(
+                f"{file}: damaged, {size} bytes instead of {expected['bytes']}; build the index again: {rebuild(store)}"
+            )
+        if (thorough or size <= HASHED_AT_OPEN) and checksum(file)["sha256"] != expected["sha256"]:
+            raise StoreError(f"{file}: damaged, its checksum differs; build the index again: {rebuild(store)}")

@@ -1,0 +1,71 @@
+"""One writer per store.
+
+The kernel's advisory lock decides, so a killed holder's lock is free at once; on NFS and Lustre the server does the
+same. What is written inside the file only tells people who holds it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from index.errors import StoreError, StoreLockedError
+
+LOCK_FILE = ".lock"
+
+
+@contextmanager
+def writer_lock(root: Path) -> Iterator[None]:
+    """Hold the store at `root` for writing.
+
+    Raises:
+        StoreLockedError: another live process holds it; the message names host, process and start.
+        StoreError: the folder cannot be written.
+    """
+    path = root / LOCK_FILE
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StoreError(f"{root}: cannot be written ({error.strerror}); choose a folder you may write to") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise StoreLockedError(_holder_message(root, descriptor)) from None
+            raise StoreError(f"{root}: this file system offers no file locks ({error.strerror})") from error
+        _write_holder(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def boot_id() -> str:
+    """Linux's id of the running boot, or "" where the system has none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _write_holder(descriptor: int) -> None:
+    started = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "boot_id": boot_id(), "started": started}
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+
+
+def _holder_message(root: Path, descriptor: int) -> str:
+    try:
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+        who = f"process {holder['pid']} on {holder['host']}, since {holder['started']} UTC"
+    except (ValueError, KeyError):
+        who = "another process"
+    return f"{root}: {who}, is writing to this store; wait for it to end, or stop it"

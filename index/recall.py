@@ -1,0 +1,79 @@
+"""Choose the search effort of an approximate index, and measure the recall that it reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from index.engines import Engine, open_engine
+from index.exact import NO_HIT, ROUNDING, exact_search
+from index.vectors import Part, take, unit_batches, unit_rows
+
+NEIGHBOURS = 10
+SAMPLE = 200
+TARGET = 0.99
+
+
+def measure(index: Any, parts: Sequence[Part], dimension: int, seq_ids: np.ndarray, seed: int) -> dict[str, Any]:
+    """The least effort that reaches a recall@10 of 0.99, or the greatest one.
+
+    Queries are stored vectors chosen by `seed`, their own row left out. A found row counts when its exact cosine
+    reaches that of the true 10th neighbour, so that ties count.
+
+    Args:
+        seq_ids: (n,) seq_id of each row.
+
+    Returns:
+        "recall_at_10", "sample", "seed", and "nprobe" or "ef_search" where the type has one.
+    """
+    if len(seq_ids) < 2:
+        return {}
+    rows = np.sort(np.random.default_rng(seed).permutation(len(seq_ids))[:SAMPLE])
+    queries = unit_rows(take(parts, rows, dimension), seq_ids[rows], "seq_id")
+    # Twice the neighbours and some: room for ties, and for the query itself.
+    truth, cosines = exact_search(unit_batches(parts, dimension), queries, 3 * NEIGHBOURS + 1)
+
+    def scan(unfilled: np.ndarray, k: int, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        ids, scores = exact_search(unit_batches(parts, dimension), unfilled, k)
+        return _rows_of(ids, seq_ids), scores
+
+    engine = open_engine(index, scan)
+    effort = 1 if engine.effort_name == "nprobe" else 16 if engine.effort_name else None
+    while True:
+        recall = _recall(engine, queries, seq_ids[rows], seq_ids, truth, cosines, effort)
+        if effort is None or recall >= TARGET or effort >= engine.max_effort:
+            break
+        effort = min(engine.max_effort, effort * 2)
+    result: dict[str, Any] = {"recall_at_10": round(recall, 4), "sample": len(rows), "seed": seed}
+    if effort is not None:
+        result[engine.effort_name] = effort
+    return result
+
+
+def _recall(
+    engine: Engine,
+    queries: np.ndarray,
+    own: np.ndarray,
+    seq_ids: np.ndarray,
+    truth: np.ndarray,
+    cosines: np.ndarray,
+    effort: int | None,
+) -> float:
+    rows, _ = engine.search(queries, NEIGHBOURS + 1, None, effort)
+    hit = wanted = 0
+    for line, myself in enumerate(own):
+        others = truth[line] != myself
+        ids, values = truth[line][others], cosines[line][others]
+        count = min(NEIGHBOURS, len(ids))
+        right = set(ids[values >= values[count - 1] - ROUNDING].tolist())
+        found = [seq_id for row in rows[line] if row != NO_HIT and (seq_id := int(seq_ids[row])) != myself][:count]
+        hit += len(right.intersection(found))
+        wanted += count
+    return hit / wanted
+
+
+def _rows_of(ids: np.ndarray, seq_ids: np.ndarray) -> np.ndarray:
+    order = np.argsort(seq_ids)
+    return order[np.searchsorted(seq_ids, ids, sorter=order)]

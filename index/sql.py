@@ -1,0 +1,135 @@
+"""SQL over a store: its tables as views, annotation tables by their names, read-only and fenced in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from index import duck
+from index.annotation_tables import ALIAS, attach, live_database
+from index.errors import StoreError
+from index.info import current_info
+from index.schema import RECORDS, REJECTS, SEQUENCES, read_footer
+from index.store import Embedding, Store
+
+_TYPES = {pa.string(): "VARCHAR", pa.int64(): "BIGINT", pa.int32(): "INTEGER"}
+_VIEWS = {"sequences": SEQUENCES, "records": RECORDS, "rejects": REJECTS}
+_EXPLAIN = re.compile(r"\s*EXPLAIN(\s+ANALYZE)?\b(.*)", re.IGNORECASE | re.DOTALL)
+ALLOWED = "one SELECT, EXPLAIN, DESCRIBE or SHOW statement"
+
+
+def connect(
+    store: Store, *, memory_limit: str | None = None, threads: int | None = None, vectors: bool = True
+) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection with the views sequences, records, rejects, embeddings, and one per annotation table.
+
+    It is a snapshot of the store at this moment. `embeddings` (seq_id, embedding FLOAT[]) is the set that is indexed,
+    else the store's default. The connection reads no file outside of the store's folder, fetches no extension, and its
+    configuration is locked; the annotation database is attached read-only. It could still write files below the store:
+    `query` admits reading statements only, so give strangers that.
+
+    Args:
+        memory_limit: such as "4GB"; DuckDB's default if None.
+        threads: at most so many; all cores if None.
+        vectors: whether to make the view `embeddings`, which reads the footer of every part.
+    """
+    connection = duck.new_connection(memory_limit, threads)
+    for name, schema in _VIEWS.items():
+        paths = store.parts(name)
+        empty = ", ".join(f"NULL::{_TYPES[column.type]} AS {duck.identifier(column.name)}" for column in schema)
+        _view(connection, name, f"FROM {duck.parquet(paths)}" if paths else f"SELECT {empty} WHERE false")
+    if vectors:
+        paths = _vector_paths(store)
+        empty = "SELECT NULL::BIGINT AS seq_id, NULL::FLOAT[] AS embedding WHERE false"
+        _view(connection, "embeddings", f"FROM {duck.parquet(paths)}" if paths else empty)
+    database = live_database(store)
+    if database is not None:
+        for table in attach(connection, database):
+            _view(connection, table.name, f"FROM {ALIAS}.main.{duck.identifier(table.name)}")
+    # Both spellings: a path is compared as written, and the views write glob characters in brackets.
+    folders = {f"{store.root}/", f"{duck.escape_glob(store.root)}/"}
+    connection.execute(f"SET allowed_directories = [{', '.join(duck.literal(folder) for folder in sorted(folders))}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def query(store: Store, sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
+    """Run one reading statement.
+
+    Args:
+        sql: one SELECT, EXPLAIN, DESCRIBE or SHOW.
+        params: for `?` or `$name`.
+
+    Raises:
+        StoreError: anything else than one reading statement, or DuckDB's own complaint.
+    """
+    with connect(store) as connection:
+        try:
+            kind = _admit(connection, sql)
+            if kind == duckdb.StatementType.EXPLAIN:
+                rows = connection.execute(sql, params).fetchall()
+                return pa.table({"explain_key": [row[0] for row in rows], "explain_value": [row[1] for row in rows]})
+            return connection.sql(sql, params=params).to_arrow_table()
+        except duckdb.Error as error:
+            raise StoreError(_message(connection, error)) from error
+
+
+def table_names(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """The views of a connection made by `connect`."""
+    rows = connection.execute(
+        "SELECT view_name FROM duckdb_views() WHERE database_name = 'memory' AND NOT internal ORDER BY view_oid"
+    ).fetchall()
+    return [name for (name,) in rows]
+
+
+def _admit(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.StatementType:
+    """The type of the one statement in `sql`, if it only reads."""
+    statements = connection.extract_statements(sql)
+    if len(statements) != 1:
+        raise StoreError(f"{len(statements)} SQL statements: give {ALLOWED}")
+    kind = statements[0].type
+    if kind == duckdb.StatementType.EXPLAIN:
+        # EXPLAIN ANALYZE runs what it explains, so that has to be a SELECT as well.
+        found = _EXPLAIN.fullmatch(statements[0].query)
+        if found is None or _admit(connection, found[2]) != duckdb.StatementType.SELECT:
+            raise StoreError("EXPLAIN of anything but a SELECT is refused")
+    elif kind != duckdb.StatementType.SELECT:
+        raise StoreError(f"{kind.name.replace('_', ' ')} is refused, the store is read-only: give {ALLOWED}")
+    return kind
+
+
+def _message(connection: duckdb.DuckDBPyConnection, error: duckdb.Error) -> str:
+    text = duck.first_lines(error)
+    if isinstance(error, duckdb.CatalogException) and "Table with name" in text:
+        return f"{text.split('!')[0]}; there are: {', '.join(table_names(connection))}"
+    if "file system operations are disabled" in text:
+        return f"{text}; only the store's own tables can be read here"
+    return text
+
+
+def _view(connection: duckdb.DuckDBPyConnection, name: str, source: str) -> None:
+    connection.execute(f"CREATE VIEW memory.main.{duck.identifier(name)} AS {source}")
+
+
+def _vector_paths(store: Store) -> list[Path]:
+    info = current_info(store)
+    known = store.embeddings
+    if not known:
+        return []
+    embedding = known[info.embeddings] if info and info.embeddings in known else store.embedding()
+    return [path for path in store.embedding_parts(embedding.name) if _fits(path, embedding)]
+
+
+def _fits(path: Path, embedding: Embedding) -> bool:
+    """Whether a part is of the set's model; a damaged one is left for DuckDB to complain of when it is read."""
+    try:
+        return read_footer(pq.read_schema(path).metadata).get("fingerprint") == embedding.fingerprint
+    except (pa.ArrowException, OSError, ValueError):
+        return True

@@ -1,0 +1,208 @@
+"""The store: one folder that holds an atlas, and `store.json`, the manifest of what is in it.
+
+    atlas/
+      store.json                   this manifest: format, ingested sources, embeddings with their fingerprints
+      sequences/part-*.parquet     distinct sequences (schema.SEQUENCES), seq_id dense and stable, sorted by length per ingest
+      records/part-*.parquet       records as given (schema.RECORDS): many may share one sequence
+      rejects/part-*.parquet       what was refused, and why (schema.REJECTS)
+      embeddings/<name>/part-*     one vector per sequence; plan.parquet beside them lists the shards
+      tokens/<name>/part-*         one vector per nucleotide
+      index/<version>/             immutable FAISS index; CURRENT names the live one
+      annotations/<version>.duckdb immutable annotation tables; CURRENT names the live one
+
+A file counts only when the manifest (or CURRENT) names it, or its own footer fits: a kill leaves no half truth.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from index import files
+from index.errors import StoreError
+from index.lock import writer_lock
+from index.schema import FORMAT_VERSION
+
+MANIFEST = "store.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One ingested input, known by the hash of its content.
+
+    Attributes:
+        path: as the user gave it ("-" for standard input).
+        sha256: of the bytes as stored (compressed if the file is).
+        ingest: number of the commit; the part files of `sequences/`, `records/` and `rejects/` carry it.
+        records, rejected: read from the source; `records` counts the accepted ones.
+        seq_lo, seq_hi: the seq_ids that this source added, half open.
+    """
+
+    path: str
+    sha256: str
+    ingest: int
+    records: int
+    rejected: int
+    seq_lo: int
+    seq_hi: int
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """One set of vectors: a model, layer and pooling over the sequences of the store.
+
+    Attributes:
+        fingerprint: sha256 over the model's fingerprint, layer, pooling and the policy for long sequences.
+        model: what the user named; `model_path` is where it was loaded from.
+        dimension: values per vector; `dtype` float16 or float32 as stored.
+    """
+
+    name: str
+    fingerprint: str
+    model: str
+    model_path: str
+    model_fingerprint: str
+    dimension: int
+    dtype: str
+    pooling: str
+    layer: int
+    on_long: str
+    per_token: bool
+    shard_tokens: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    metric: str = "cosine"
+
+
+class Store:
+    """A store opened for reading; writers hold `lock()` while they change it."""
+
+    def __init__(self, root: Path, manifest: dict[str, Any]):
+        self.root = root
+        self._manifest = manifest
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Store:
+        """Open an existing store.
+
+        Raises:
+            StoreError: there is none at `path`, it is damaged, or a newer raypipe wrote it.
+        """
+        root = Path(path).absolute()
+        file = root / MANIFEST
+        if not file.is_file():
+            what = "no such folder" if not root.exists() else f"holds no {MANIFEST}"
+            raise StoreError(f"{root}: not an atlas ({what}); make one with: raypipe ingest INPUT -o {path}")
+        try:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+            version = int(manifest["format"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{file}: damaged manifest ({error}); restore it from a copy or ingest anew") from error
+        if version != FORMAT_VERSION:
+            raise StoreError(f"{file}: store format {version}; this raypipe reads {FORMAT_VERSION}: use a matching one")
+        return cls(root, manifest)
+
+    @classmethod
+    def open_or_create(cls, path: str | os.PathLike[str]) -> Store:
+        """Open the store at `path`, or make an empty one where nothing (or an empty folder) stands.
+
+        Raises:
+            StoreError: a file or a folder with other content stands there, or it cannot be written.
+        """
+        root = Path(path).absolute()
+        if is_store(root):
+            return cls.open(root)
+        if root.exists() and not root.is_dir():
+            raise StoreError(f"{root}: is a file, so no atlas can be written there; name a folder with -o")
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            foreign = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
+            if foreign:
+                raise StoreError(f"{root}: not an atlas, and not empty (holds {foreign[0]}); name a new folder with -o")
+            created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            manifest = {"format": FORMAT_VERSION, "created": created, "sources": [], "embeddings": {}}
+            files.write_json(root / MANIFEST, manifest, root)
+        except OSError as error:
+            raise StoreError(f"{root}: cannot write there ({error.strerror}); choose another folder with -o") from error
+        return cls(root, manifest)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the one writer: takes the lock, reads the manifest afresh and sweeps leftovers of killed writers."""
+        with writer_lock(self.root):
+            self._manifest = Store.open(self.root)._manifest
+            shutil.rmtree(self.root / files.TEMPORARY, ignore_errors=True)
+            yield
+
+    @property
+    def sources(self) -> list[Source]:
+        """Ingested inputs in order."""
+        return [Source(**source) for source in self._manifest["sources"]]
+
+    @property
+    def num_sequences(self) -> int:
+        """Distinct sequences; their seq_ids are 0 to this number less one."""
+        return max((source.seq_hi for source in self.sources), default=0)
+
+    @property
+    def num_records(self) -> int:
+        """Accepted records of all sources."""
+        return sum(source.records for source in self.sources)
+
+    @property
+    def embeddings(self) -> dict[str, Embedding]:
+        """Sets of vectors by name; the first made is the default."""
+        return {name: Embedding(name=name, **value) for name, value in self._manifest["embeddings"].items()}
+
+    def embedding(self, name: str | None = None) -> Embedding:
+        """The set called `name`, or the only (else the first) one.
+
+        Raises:
+            StoreError: there is none of that name, or none at all.
+        """
+        known = self.embeddings
+        if not known:
+            raise StoreError(f"{self.root}: nothing is embedded yet; run: raypipe embed {self.root}")
+        if name is None:
+            return next(iter(known.values()))
+        if name not in known:
+            raise StoreError(f"{self.root}: no embeddings called {name!r}; there are: {', '.join(known)}")
+        return known[name]
+
+    def add_source(self, source: Source) -> None:
+        """Commit one ingested input; its part files must already stand. Call under `lock()`."""
+        self._save({**self._manifest, "sources": [*self._manifest["sources"], asdict(source)]})
+
+    def put_embedding(self, embedding: Embedding) -> None:
+        """Add or replace the manifest's entry of one set of vectors. Call under `lock()`."""
+        value = asdict(embedding)
+        name = value.pop("name")
+        self._save({**self._manifest, "embeddings": {**self._manifest["embeddings"], name: value}})
+
+    def parts(self, kind: str) -> list[Path]:
+        """Part files of "sequences", "records" or "rejects" that belong to committed sources, in order.
+
+        Rejects of embedding runs (`part-embed-*`) are included.
+        """
+        committed = {f"{source.ingest:05d}" for source in self.sources}
+        found = sorted((self.root / kind).glob("part-*.parquet"))
+        return [path for path in found if path.name.split("-")[1] in committed | {"embed"}]
+
+    def embedding_parts(self, name: str, kind: str = "embeddings") -> list[Path]:
+        """Finished shard files of one set of vectors ("embeddings" or "tokens"), in order."""
+        return sorted((self.root / kind / name).glob("part-*.parquet"))
+
+    def _save(self, manifest: dict[str, Any]) -> None:
+        files.write_json(self.root / MANIFEST, manifest, self.root)
+        self._manifest = manifest
+
+
+def is_store(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is a folder with a manifest."""
+    return (Path(path) / MANIFEST).is_file()

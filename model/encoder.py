@@ -1,0 +1,164 @@
+"""The AIDO.RNA encoder on packed tokens.
+
+Pre-norm, bidirectional, rotary positions, SwiGLU, after multimolecule 0.0.8 and GenBio ModelGenerator.
+Sequences lie end to end, so there is no padding and the reference's multiplication by the padding mask falls away.
+
+Legend: T packed tokens, D hidden size, N heads, H head size, F intermediate size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.attention import Backend, choose_backend, rotary, rotate
+from model.config import AidoRnaConfig
+from model.heads import LmHead, Pooler
+from model.norm import make_norm
+from model.packing import Layout
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention inside each segment."""
+
+    def __init__(self, config: AidoRnaConfig) -> None:
+        super().__init__()
+        width, bias = config.hidden_size, config.linear_bias
+        self.heads = (config.num_heads, config.head_size)
+        self.query = nn.Linear(width, width, bias)
+        self.key = nn.Linear(width, width, bias)
+        self.value = nn.Linear(width, width, bias)
+        self.output = nn.Linear(width, width, bias)
+
+    def forward(self, x: Tensor, layout: Layout, angles: tuple[Tensor, Tensor], attend: Backend) -> Tensor:
+        """(T, D) -> (T, D)."""
+        query = rotate(self.query(x).unflatten(-1, self.heads), *angles)
+        key = rotate(self.key(x).unflatten(-1, self.heads), *angles)
+        value = self.value(x).unflatten(-1, self.heads)
+        return self.output(attend(query, key, value, layout).flatten(-2))
+
+
+class SwiGlu(nn.Module):
+    """down(silu(gate(x)) * up(x)); multimolecule calls `gate` what is `up` here."""
+
+    def __init__(self, config: AidoRnaConfig) -> None:
+        super().__init__()
+        width, inner, bias = config.hidden_size, config.intermediate_size, config.linear_bias
+        self.gate = nn.Linear(width, inner, bias)
+        self.up = nn.Linear(width, inner, bias)
+        self.down = nn.Linear(inner, width, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, D) -> (T, D)."""
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    """One layer."""
+
+    def __init__(self, config: AidoRnaConfig) -> None:
+        super().__init__()
+        self.attention_norm = make_norm(config, config.norm_eps)
+        self.attention = Attention(config)
+        self.mlp_norm = make_norm(config, config.norm_eps)
+        self.mlp = SwiGlu(config)
+
+    def forward(self, x: Tensor, layout: Layout, angles: tuple[Tensor, Tensor], attend: Backend) -> Tensor:
+        """(T, D) -> (T, D)."""
+        x = x + self.attention(self.attention_norm(x), layout, angles, attend)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class AidoRna(nn.Module):
+    """Embedding, layers, final norm, and what heads the checkpoint has.
+
+    Args:
+        config: shape and arithmetic.
+        pooler: build the pooler.
+        lm_head: build the masked-LM head.
+        tied: the LM head scores against the embedding itself; otherwise it has a matrix of its own.
+    """
+
+    def __init__(
+        self, config: AidoRnaConfig, *, pooler: bool = False, lm_head: bool = False, tied: bool = True
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.final_norm = make_norm(config, config.norm_eps)
+        self.pooler = Pooler(config) if pooler else None
+        self.lm_head = LmHead(config, tied=tied) if lm_head else None
+
+    def states(self, ids: Tensor, layout: Layout) -> Iterator[Tensor]:
+        """The hidden states one after another, each (T, D), num_layers + 1 of them.
+
+        State 0 is the embedding, state k < num_layers the residual stream after k layers, the last one the
+        final-normed output (the un-normed output of the last layer is not among them, as in the reference).
+        A consumer that stops early saves the layers above.
+        """
+        attend = choose_backend(ids.device, self.embedding.weight.dtype)
+        angles = rotary(layout, self.config.head_size)
+        x = self.embedding(ids)
+        for block in self.layers:
+            yield x
+            x = block(x, layout, angles, attend)
+        yield self.final_norm(x)
+
+    def forward(self, ids: Tensor, layout: Layout, layer: int = -1) -> Tensor:
+        """One hidden state.
+
+        Args:
+            ids: (T,) token ids.
+            layout: where the segments lie.
+            layer: which state; -1 or num_layers is the final-normed one.
+
+        Returns:
+            (T, D).
+        """
+        wanted = layer % (self.config.num_layers + 1)
+        for number, state in enumerate(self.states(ids, layout)):
+            if number == wanted:
+                return state
+        raise AssertionError("unreachable: there are num_layers + 1 states")
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of the masked LM, (T, D) -> (T, V)."""
+        assert self.lm_head is not None
+        return self.lm_head(hidden, self.embedding.weight)
+
+
+def count_parameters(config: AidoRnaConfig) -> dict[str, int]:
+    """Parameters by component, without allocating any (on the meta device).
+
+    Returns:
+        embedding; one layer and its parts (attention with its norm, mlp_norm, gate_up, down); layers; final_norm;
+        encoder (all of these, no pooler); pooler; with_pooler; lm_head (tied); masked_lm (encoder and tied LM head).
+    """
+    with torch.device("meta"):
+        whole = AidoRna(config, pooler=True, lm_head=True)
+
+    def size(*modules: nn.Module | None) -> int:
+        return sum(p.numel() for module in modules if module is not None for p in module.parameters())
+
+    block = whole.layers[0]
+    assert isinstance(block, Block)
+    encoder = size(whole.embedding, whole.layers, whole.final_norm)
+    return {
+        "embedding": size(whole.embedding),
+        "layer": size(block),
+        "attention": size(block.attention, block.attention_norm),
+        "mlp_norm": size(block.mlp_norm),
+        "gate_up": size(block.mlp.gate, block.mlp.up),
+        "down": size(block.mlp.down),
+        "layers": size(whole.layers),
+        "final_norm": size(whole.final_norm),
+        "encoder": encoder,
+        "pooler": size(whole.pooler),
+        "with_pooler": encoder + size(whole.pooler),
+        "lm_head": size(whole.lm_head),
+        "masked_lm": encoder + size(whole.lm_head),
+    }

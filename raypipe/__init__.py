@@ -1,0 +1,37 @@
+"""raypipe: embed non-coding RNA with AIDO.RNA, search it, and join the hits with annotations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raypipe.client import Atlas, Hits
+
+__all__ = ["Atlas", "Hits", "__version__", "connect"]
+__version__ = "0.1.0"
+
+
+def connect(target: Any) -> Atlas:
+    """Open an atlas for questions.
+
+    Args:
+        target: the folder of an atlas.
+
+    Returns:
+        The atlas; it loads the index and the model when a question first needs them.
+
+    Raises:
+        index.errors.StoreError: `target` is no atlas.
+    """
+    from raypipe.client import Atlas
+
+    return Atlas(target)
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that `import raypipe` stays quick and loads neither torch nor ray.
+    if name in {"Atlas", "Hits"}:
+        from raypipe import client
+
+        return getattr(client, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

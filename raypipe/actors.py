@@ -1,0 +1,237 @@
+"""The actor: loads the model once, then turns shards into files.
+
+It runs as a Ray Data actor or in this process (`--executor inline`), the same code. All it returns is a receipt; what
+counts is the file that it renamed into place.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from index import files
+from index.schema import REJECTS, VECTOR_TYPES, embeddings_schema, tokens_schema, vector_type, with_footer
+from index.store import Embedding, Store
+from raypipe.plan import Shard, shard_footer
+
+# Vectors of halves are noise to a codec and an index column of random floats to a dictionary: neither pays.
+PARQUET = {
+    "compression": "none",
+    "use_dictionary": False,
+    "write_statistics": ["seq_id"],
+    "row_group_size": 8192,
+}
+
+
+@dataclass(frozen=True)
+class EmbedJob:
+    """All that an actor has to know; small, and the same for every shard.
+
+    Attributes:
+        device: "cpu", "cuda" or "auto" (CUDA where the actor sees one).
+        threads: of one actor on CPU.
+    """
+
+    root: str
+    embedding: Embedding
+    compute_dtype: str
+    device: str
+    threads: int
+    max_tokens: int | None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What an actor says of one shard.
+
+    Attributes:
+        rows, failed: sequences embedded, and refused into rejects/.
+        error: why there is no file, or "".
+        fatal: whether every other shard would fail alike (a full disk), so that the run should stop.
+    """
+
+    shard: int
+    rows: int
+    failed: int
+    tokens: int
+    seconds: float
+    bytes: int
+    host: str
+    pid: int
+    error: str = ""
+    fatal: bool = False
+
+
+class EmbedShards:
+    """Ray Data actor class: `__call__` takes a batch of one shard and gives a batch of one receipt."""
+
+    def __init__(self, job: EmbedJob):
+        import torch
+
+        from model import load
+
+        self.job = job
+        device = job.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cpu":
+            torch.set_num_threads(job.threads)
+        self.store = Store.open(job.root)
+        self.model = load(job.embedding.model_path, device=device, dtype=job.compute_dtype)
+        if self.model.fingerprint != job.embedding.model_fingerprint:
+            raise RuntimeError(
+                f"{job.embedding.model_path} on {socket.gethostname()} holds another model than where the run was "
+                f"started; give every machine the same files"
+            )
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        shard = Shard(*(int(batch[name][0]) for name in ("number", "seq_lo", "seq_hi", "tokens")))
+        receipt = asdict(self.run(shard))
+        return {name: np.array([value]) for name, value in receipt.items()}
+
+    def run(self, shard: Shard) -> Receipt:
+        """Embed one shard and commit its file. Errors of the data or the disk come back in the receipt."""
+        begin = time.perf_counter()
+        rows = failed = size = 0
+        error, fatal = "", False
+        try:
+            rows, failed, size = self._embed(shard)
+        except OSError as problem:
+            error = f"{type(problem).__name__}: {problem}"
+            fatal = problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+        except Exception as problem:
+            # Whatever it is, it must not take the other shards with it; the run reports it and ends as incomplete.
+            error = f"{type(problem).__name__}: {problem}"
+        seconds = time.perf_counter() - begin
+        host, pid = socket.gethostname(), os.getpid()
+        return Receipt(shard.number, rows, failed, shard.tokens, seconds, size, host, pid, error, fatal)
+
+    def _embed(self, shard: Shard) -> tuple[int, int, int]:
+        embedding = self.job.embedding
+        ids, sequences = read_sequences(self.store, shard)
+        reasons: dict[int, str] = {}
+        if embedding.on_long == "reject":
+            context = self.model.config.context
+            reasons = {
+                row: f"{len(sequence)} nt, longer than the model's {context}; see --on-long"
+                for row, sequence in enumerate(sequences)
+                if len(sequence) > context
+            }
+        vectors, tokens = self._forward(sequences, reasons)
+        keep = np.array([row not in reasons for row in range(len(ids))], dtype=bool)
+        footer = shard_footer(embedding, shard, int(keep.sum()), len(reasons))
+        self._write_rejects(shard, ids, reasons)
+        seq_ids = pa.array(ids[keep], pa.int64())
+        size = 0
+        if embedding.per_token:
+            schema = tokens_schema(embedding.dimension, embedding.dtype)
+            values = _token_array([values for values in tokens if values is not None], embedding)
+            size += self._write("tokens", shard, pa.table([seq_ids, values], schema=with_footer(schema, footer)))
+        schema = embeddings_schema(embedding.dimension, embedding.dtype)
+        column = _vector_array(vectors[keep], embedding)
+        size += self._write("embeddings", shard, pa.table([seq_ids, column], schema=with_footer(schema, footer)))
+        return int(keep.sum()), len(reasons), size
+
+    def _forward(self, sequences: list[str], reasons: dict[int, str]) -> tuple[np.ndarray, list[np.ndarray | None]]:
+        """Vectors (N, D), and per-nucleotide values where asked for; rows in `reasons` are left empty.
+
+        A sequence that the model refuses, or whose vector does not fit the stored type, is added to `reasons`.
+        """
+        from model import ModelError
+
+        embedding = self.job.embedding
+        vectors = np.zeros((len(sequences), embedding.dimension), np.float32)
+        tokens: list[np.ndarray | None] = [None] * len(sequences)
+
+        def run(rows: list[int]) -> None:
+            if not rows:
+                return
+            features = self.model.features(
+                [sequences[row] for row in rows],
+                pooling=embedding.pooling,
+                layer=embedding.layer,
+                per_token=embedding.per_token,
+                long="truncate" if embedding.on_long == "truncate" else "window",
+                max_tokens=self.job.max_tokens,
+            )
+            vectors[rows] = features.embeddings
+            if features.tokens is not None:
+                for row, values in zip(rows, features.tokens, strict=True):
+                    tokens[row] = values
+
+        wanted = [row for row in range(len(sequences)) if row not in reasons]
+        try:
+            run(wanted)
+        except ModelError:
+            # One by one, so that the sequence that the model refuses does not take its shard with it.
+            for row in wanted:
+                try:
+                    run([row])
+                except ModelError as problem:
+                    reasons[row] = str(problem)
+        limit = np.finfo(embedding.dtype).max
+        with np.errstate(invalid="ignore"):
+            bad = ~(np.abs(vectors) <= limit).all(axis=1)
+        for row in np.flatnonzero(bad).tolist():
+            reasons[row] = f"its vector does not fit {embedding.dtype} (values beyond {limit:.3g}, or not finite)"
+            tokens[row] = None
+        return vectors, tokens
+
+    def _write(self, kind: str, shard: Shard, table: pa.Table) -> int:
+        final = self.store.root / kind / self.job.embedding.name / shard.file_name
+        files.write_parquet(final, table, self.store.root, **PARQUET)
+        return final.stat().st_size
+
+    def _write_rejects(self, shard: Shard, ids: np.ndarray, reasons: dict[int, str]) -> None:
+        """Before the shard's own file, so that a finished shard's failures are never missing."""
+        name = self.job.embedding.name
+        final = self.store.root / "rejects" / f"part-embed-{name}-{shard.file_name.removeprefix('part-')}"
+        if not reasons:
+            final.unlink(missing_ok=True)
+            return
+        rows = [
+            {
+                "source": f"embeddings/{name}",
+                "line": None,
+                "id": None,
+                "seq_id": int(ids[row]),
+                "reason": reason,
+            }
+            for row, reason in sorted(reasons.items())
+        ]
+        files.write_parquet(final, pa.Table.from_pylist(rows, schema=REJECTS), self.store.root)
+
+
+def read_sequences(store: Store, shard: Shard) -> tuple[np.ndarray, list[str]]:
+    """seq_ids (N,) int64 and sequences of a shard, in order; row groups outside its range are not unpacked."""
+    field = ds.field("seq_id")
+    rows = ds.dataset([str(part) for part in store.parts("sequences")]).to_table(
+        columns=["seq_id", "sequence"], filter=(field >= shard.seq_lo) & (field < shard.seq_hi)
+    )
+    rows = rows.sort_by("seq_id")
+    if rows.num_rows != shard.num_sequences:
+        raise RuntimeError(
+            f"sequences {shard.seq_lo} to {shard.seq_hi - 1}: {rows.num_rows} found where {shard.num_sequences} were "
+            f"ingested; a file in {store.root / 'sequences'} is missing or changed"
+        )
+    return rows["seq_id"].to_numpy(), rows["sequence"].to_pylist()
+
+
+def _vector_array(vectors: np.ndarray, embedding: Embedding) -> pa.Array:
+    flat = pa.array(vectors.astype(embedding.dtype).reshape(-1), VECTOR_TYPES[embedding.dtype])
+    return pa.FixedSizeListArray.from_arrays(flat, type=vector_type(embedding.dimension, embedding.dtype))
+
+
+def _token_array(values: list[np.ndarray], embedding: Embedding) -> pa.Array:
+    """(L, D) arrays as one list column, one row of D per nucleotide."""
+    offsets = np.cumsum([0, *(len(value) for value in values)])
+    stacked = np.concatenate(values) if values else np.zeros((0, embedding.dimension), np.float32)
+    type_ = tokens_schema(embedding.dimension, embedding.dtype).field("values").type
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), _vector_array(stacked, embedding), type=type_)

@@ -1,0 +1,258 @@
+"""Ask an atlas from Python: search, SQL, records, vectors.
+
+    atlas = raypipe.connect("atlas")
+    atlas.search("GGUC...", k=10, where="rna_type = 'tRNA'").to_pandas()
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from index import annotations, filters, hits, sql
+from index.errors import StoreError
+from index.search import Searcher
+from index.store import Embedding, Store
+from raypipe.cleaning import clean
+from raypipe.errors import UsageError
+
+if TYPE_CHECKING:
+    from model import Model
+
+
+class Result:
+    """A table of answers."""
+
+    def __init__(self, table: pa.Table):
+        self._table = table
+
+    def to_arrow(self) -> pa.Table:
+        """As an Arrow table, without a copy."""
+        return self._table
+
+    def to_pandas(self) -> Any:
+        """As a pandas DataFrame.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        return self._table.to_pandas()
+
+    def to_pylist(self) -> list[dict[str, Any]]:
+        """As a list of dictionaries, one a row."""
+        return self._table.to_pylist()
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    def __repr__(self) -> str:
+        return f"Result({self._table.num_rows} rows: {', '.join(self._table.column_names)})"
+
+
+class Atlas:
+    """An atlas on this machine, opened for reading.
+
+    The index, the annotations and the model are loaded when a question first needs them, and stay loaded.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, model: str | None = None, device: str | None = None, allow_stale: bool = False
+    ):
+        """Open the atlas at `path`.
+
+        Args:
+            model: checkpoint for queries; by default the one that made the indexed vectors. Another one is refused.
+            device: where queries are embedded; by default CUDA where there is one.
+            allow_stale: search an index that is older than the embeddings, instead of an error.
+
+        Raises:
+            index.errors.StoreError: no atlas stands there.
+        """
+        self.store = Store.open(path)
+        self._model_name = model
+        self._device = device
+        self._allow_stale = allow_stale
+
+    @cached_property
+    def searcher(self) -> Searcher:
+        """The live index."""
+        return Searcher.open(self.store, allow_stale=self._allow_stale)
+
+    @cached_property
+    def model(self) -> Model:
+        """The encoder that made the vectors; loads torch."""
+        return load_encoder(self._embedding, self._model_name, self._device)
+
+    @property
+    def _embedding(self) -> Embedding:
+        return self.store.embedding(self.searcher.info.embeddings)
+
+    def search(
+        self,
+        sequences: str | Sequence[str] | Mapping[str, str] | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        vectors: np.ndarray | None = None,
+        k: int = 10,
+        where: str | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> Result:
+        """The k nearest distinct sequences of each query.
+
+        Args:
+            sequences: one sequence, a list, or a mapping from names to sequences; T or U, either case.
+            ids: ids of records in the atlas, searched by their stored vectors; each finds itself first.
+            vectors: (Q, D) vectors of the atlas's own model and pooling.
+            k: hits of each query; fewer only where fewer match.
+            where: SQL condition over lengths, descriptions and annotation columns; applied before the search.
+            columns: columns of the answer, in order; by default all.
+
+        Returns:
+            Rows by query and rank: query, rank, id, score (cosine), length, description, annotations.
+
+        Raises:
+            UsageError: not exactly one of sequences, ids and vectors, or k below 1, or a query that is no RNA.
+            index.errors.StoreError: no index yet, or older than the embeddings; unknown id, column or condition.
+        """
+        if sum(kind is not None for kind in (sequences, ids, vectors)) != 1:
+            raise UsageError("give exactly one of sequences, ids and vectors")
+        if k < 1:
+            raise UsageError(f"k is {k}; ask for at least one hit")
+        if ids is not None:
+            labels, seq_ids = hits.resolve_ids(self.store, list(ids))
+            queries = self.searcher.vectors(seq_ids)
+        elif vectors is not None:
+            queries = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
+            labels = [f"query_{number}" for number in range(1, len(queries) + 1)]
+        else:
+            named = name_queries(sequences or [])
+            labels, queries = list(named), self.embed(list(named.values()))
+        allowed = None if where is None else filters.matching_sequences(self.store, where)
+        seq_ids, scores = self.searcher.search(queries, k, allowed=allowed)
+        chosen = list(columns) if columns is not None else None
+        return Result(hits.hit_table(self.store, self.searcher, labels, seq_ids, scores, columns=chosen))
+
+    def embed(self, sequences: str | Sequence[str]) -> np.ndarray:
+        """(N, D) float32 vectors of `sequences`, made as the atlas's own were."""
+        listed = [sequences] if isinstance(sequences, str) else list(sequences)
+        return embed_queries(self.model, self._embedding, listed)
+
+    def sql(self, query: str, params: Any = None) -> Result:
+        """Answer one SELECT over sequences, records, rejects, embeddings and the annotation tables."""
+        return Result(sql.query(self.store, query, params))
+
+    def get(self, ids: Sequence[str]) -> Result:
+        """The records of `ids` with their sequences, in the order asked for.
+
+        Raises:
+            index.errors.StoreError: an id is not in the atlas.
+        """
+        asked = list(ids)
+        table = sql.query(
+            self.store,
+            """SELECT r.id, r.description, s.length, s.sequence, s.md5, r.source, r.seq_id
+               FROM (SELECT unnest($ids) AS id, unnest(range(len($ids))) AS place) AS q
+               JOIN records AS r USING (id) JOIN sequences AS s USING (seq_id) ORDER BY q.place, r.ordinal""",
+            {"ids": asked},
+        )
+        missing = sorted(set(asked) - set(table["id"].to_pylist()))
+        if missing:
+            raise StoreError(f"{self.store.root}: no record called {', '.join(map(repr, missing[:5]))}")
+        return Result(table)
+
+    def info(self) -> dict[str, Any]:
+        """What the atlas holds, in numbers and names."""
+        return describe_atlas(self.store)
+
+
+def name_queries(sequences: str | Sequence[str] | Mapping[str, str]) -> dict[str, str]:
+    """Queries by name, in canonical letters; unnamed ones are called query_1, query_2, ...
+
+    Raises:
+        UsageError: a query is no RNA; the message names it and says why.
+    """
+    if isinstance(sequences, str):
+        sequences = [sequences]
+    if not isinstance(sequences, Mapping):
+        sequences = {f"query_{number}": sequence for number, sequence in enumerate(sequences, 1)}
+    named = {}
+    for name, sequence in sequences.items():
+        canonical, reason = clean(sequence.strip())
+        if reason is not None:
+            shown = sequence if len(sequence) <= 30 else sequence[:30] + "..."
+            raise UsageError(f"{name} ({shown!r}): {reason}")
+        named[name] = canonical.decode("ascii")
+    if not named:
+        raise UsageError("no query; give a sequence, a FASTA file or --ids")
+    return named
+
+
+def load_encoder(embedding: Embedding, model: str | None = None, device: str | None = None) -> Model:
+    """Load the model that made `embedding`.
+
+    Raises:
+        StoreError: `model`, or the files where it was loaded from, are another model now.
+    """
+    from model import load
+    from raypipe.checkpoints import find_checkpoint
+
+    if device is None:
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    checkpoint = find_checkpoint(model or embedding.model)
+    if checkpoint.fingerprint != embedding.model_fingerprint:
+        raise StoreError(
+            f"the vectors {embedding.name!r} were made by another model than {model or embedding.model} "
+            f"(fingerprint {embedding.model_fingerprint[:12]}, here {checkpoint.fingerprint[:12]}); vectors of "
+            f"different models cannot be compared: give that model with --model, or embed anew under another --name"
+        )
+    return load(checkpoint.path, device=device, dtype="float32" if device == "cpu" else "bfloat16")
+
+
+def embed_queries(encoder: Model, embedding: Embedding, sequences: list[str]) -> np.ndarray:
+    """(N, D) float32, by the layer, pooling and policy for long sequences of `embedding`."""
+    long = {"window": "window", "truncate": "truncate", "reject": "error"}[embedding.on_long]
+    features = encoder.features(sequences, pooling=embedding.pooling, layer=embedding.layer, long=long)
+    return features.embeddings
+
+
+def describe_atlas(store: Store) -> dict[str, Any]:
+    """The content of a store as plain values."""
+    counted = sql.query(store, "SELECT coalesce(sum(length), 0) AS n, coalesce(max(length), 0) AS m FROM sequences")
+    nucleotides, longest = (int(counted[name][0].as_py()) for name in ("n", "m"))
+    return {
+        "path": str(store.root),
+        "sources": [{"path": s.path, "records": s.records, "rejected": s.rejected} for s in store.sources],
+        "records": store.num_records,
+        "rejected": sum(source.rejected for source in store.sources),
+        "sequences": store.num_sequences,
+        "nucleotides": nucleotides,
+        "longest": longest,
+        "embeddings": [
+            {
+                "name": e.name,
+                "model": e.model,
+                "dimension": e.dimension,
+                "pooling": e.pooling,
+                "layer": e.layer,
+                "dtype": e.dtype,
+                "shards_finished": len(store.embedding_parts(e.name)),
+            }
+            for e in store.embeddings.values()
+        ],
+        "index": _describe_index(store),
+        "annotations": annotations.describe(store),
+    }
+
+
+def _describe_index(store: Store) -> dict[str, Any] | None:
+    from index.info import live_index
+
+    info = live_index(store)
+    return None if info is None else {"version": info.version, "type": info.kind, "rows": info.rows}

@@ -1,0 +1,279 @@
+"""Turn input files into the store's tables: distinct sequences once, records as given, rejects with a reason.
+
+    source --read, clean--> staged Parquet --DuckDB, out of core--> sequences/ (sorted by length), records/, rejects/
+
+One source is one commit: until `store.json` names it, none of its part files counts.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import itertools
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from index import files
+from index.schema import RECORDS, REJECTS, SEQUENCES
+from index.store import Source, Store
+from raypipe.cleaning import clean, md5
+from raypipe.errors import InputError, RaypipeError
+from raypipe.sources import BadRow, TableColumns, read_records
+
+Progress = Callable[[int], None]
+
+# A staged batch, and so the memory of reading, is bounded by letters as well as by rows.
+BATCH_ROWS = 65_536
+BATCH_LETTERS = 64 << 20
+PART_ROWS = 1 << 20
+# A shard reads its rows by seq_id: small row groups keep it from unpacking its neighbours' sequences.
+ROW_GROUP = 8_192
+MEMORY_LIMIT = "2GB"
+
+STAGED = pa.schema([("ordinal", pa.int64()), ("id", pa.string()), ("description", pa.string()), *SEQUENCES.remove(0)])
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What one source gave.
+
+    Attributes:
+        unchanged: the same content was ingested before, so nothing was done.
+        first_reason: the first reject's reason and line, for the report on the screen.
+    """
+
+    source: Source
+    unchanged: bool
+    first_reason: str | None = None
+
+
+def ingest(
+    store: Store,
+    path: str,
+    *,
+    columns: TableColumns | None = None,
+    accept_changed: bool = False,
+    progress: Progress | None = None,
+    stdin: BinaryIO | None = None,
+    memory_limit: str = MEMORY_LIMIT,
+) -> IngestReport:
+    """Ingest one source into `store`; the caller holds `store.lock()`.
+
+    Args:
+        path: a file, or "-" for standard input.
+        columns: names of the id and sequence columns of a table.
+        accept_changed: take a path again whose content has changed since; its earlier records stay.
+        progress: called with the number of records read so far.
+        memory_limit: what DuckDB may hold in memory; beyond it spills to the store's disk.
+
+    Raises:
+        InputError: the source cannot be read, or holds no usable sequence, or has changed.
+        RaypipeError: the disk is full, or the counts read back from disk do not add up.
+    """
+    hashed = _Hashed(stdin or sys.stdin.buffer) if path == "-" else None
+    sha256 = None if hashed else _sha256(path)
+    if sha256 and (known := _known(store, path, sha256, accept_changed)):
+        return IngestReport(known, unchanged=True)
+    work = store.root / files.TEMPORARY / "ingest"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        records = read_records(path, columns, stdin=io.BufferedReader(hashed) if hashed else None)
+        staged = _stage(path, records, work, progress)
+        if hashed:
+            sha256 = hashed.hexdigest()
+            if known := _known(store, path, sha256, accept_changed):
+                return IngestReport(known, unchanged=True)
+        if staged.accepted == 0:
+            raise InputError(f"{path}: none of its {staged.rejected} records can be used; {staged.first_reason}")
+        return IngestReport(_publish(store, path, str(sha256), staged, memory_limit), False, staged.first_reason)
+    except OSError as error:
+        raise disk_error(store.root, error) from error
+    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+        raise RaypipeError(f"{store.root}: {str(error).splitlines()[0]}; free disk space and run it again") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def disk_error(root: Path, error: OSError) -> RaypipeError:
+    """An error of the output's file system, in words that say what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(root).free / 2**20
+        return RaypipeError(
+            f"{root}: the disk is full ({free:,.0f} MiB free); free some space and run the same command again: "
+            f"it goes on where it stopped"
+        )
+    return RaypipeError(f"{root}: cannot be written ({error.strerror or error}); choose another folder with -o")
+
+
+@dataclass
+class _Staged:
+    records: Path
+    rejects: Path
+    accepted: int = 0
+    rejected: int = 0
+    first_reason: str | None = None
+
+
+def _stage(path: str, records: Iterator[Any], work: Path, progress: Progress | None) -> _Staged:
+    """Clean every record into `work/records.parquet` or `work/rejects.parquet`."""
+    staged = _Staged(work / "records.parquet", work / "rejects.parquet")
+    good: list[tuple[Any, ...]] = []
+    bad: list[tuple[Any, ...]] = []
+    letters = 0
+    with (
+        pq.ParquetWriter(staged.records, STAGED, compression="zstd") as good_file,
+        pq.ParquetWriter(staged.rejects, REJECTS, compression="zstd") as bad_file,
+    ):
+        for record in records:
+            canonical, reason = (b"", record.reason) if isinstance(record, BadRow) else clean(record.sequence)
+            if reason is None and not record.id:
+                reason = "no id after '>'; give every record a name"
+            if reason is None:
+                sequence = canonical.decode("ascii")
+                good.append((staged.accepted, record.id, record.description, md5(canonical), len(sequence), sequence))
+                staged.accepted += 1
+                letters += len(sequence)
+            else:
+                bad.append((path, record.line, record.id or None, None, reason))
+                staged.rejected += 1
+                staged.first_reason = staged.first_reason or f"line {record.line}, {record.id or 'no id'}: {reason}"
+            if len(good) == BATCH_ROWS or letters > BATCH_LETTERS or len(bad) == BATCH_ROWS:
+                _write_rows(good_file, good, STAGED)
+                _write_rows(bad_file, bad, REJECTS)
+                letters = 0
+                if progress:
+                    progress(staged.accepted + staged.rejected)
+        _write_rows(good_file, good, STAGED)
+        _write_rows(bad_file, bad, REJECTS)
+    return staged
+
+
+def _write_rows(writer: pq.ParquetWriter, rows: list[tuple[Any, ...]], schema: pa.Schema) -> None:
+    if rows:
+        arrays = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
+        writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+        rows.clear()
+
+
+def _publish(store: Store, path: str, sha256: str, staged: _Staged, memory_limit: str) -> Source:
+    """Give new sequences their seq_id, write the part files, and commit them by naming the source."""
+    number = len(store.sources)
+    first = store.num_sequences
+    work = staged.records.parent
+    for kind in ("sequences", "records", "rejects"):
+        for leftover in (store.root / kind).glob(f"part-{number:05d}-*.parquet"):
+            leftover.unlink()  # of a run that was killed before it committed
+    with duckdb.connect(config={"memory_limit": memory_limit, "temp_directory": str(work / "spill")}) as con:
+        con.execute("SET preserve_insertion_order = false")
+        known = [str(part) for part in store.parts("sequences")]
+        earlier = "SELECT md5, seq_id FROM read_parquet($known)" if known else "SELECT '' AS md5, 0 AS seq_id LIMIT 0"
+        fresh = con.sql(
+            f"""SELECT md5, any_value(length) AS length, any_value(sequence) AS sequence
+                FROM read_parquet($staged) WHERE md5 NOT IN (SELECT md5 FROM ({earlier}))
+                GROUP BY md5 ORDER BY length, md5""",
+            params={"staged": str(staged.records), **({"known": known} if known else {})},
+        ).to_arrow_reader(ROW_GROUP)
+        count = _write_parts(store, "sequences", number, SEQUENCES, _numbered(fresh, first))
+        added = [str(part) for part in sorted((store.root / "sequences").glob(f"part-{number:05d}-*.parquet"))]
+        rows = con.sql(
+            """SELECT id, description, $source AS source, ordinal, seq_id FROM read_parquet($staged)
+               JOIN (SELECT md5, seq_id FROM read_parquet($all)) USING (md5) ORDER BY ordinal""",
+            params={"source": path, "staged": str(staged.records), "all": [*known, *added]},
+        ).to_arrow_reader(BATCH_ROWS)
+        written = _write_parts(store, "records", number, RECORDS, rows)
+    if staged.rejected:
+        reader = pq.ParquetFile(staged.rejects).iter_batches(BATCH_ROWS)
+        _write_parts(store, "rejects", number, REJECTS, reader)
+    if written != staged.accepted:
+        raise RaypipeError(f"{path}: {staged.accepted} records were read but {written} written; please report this")
+    source = Source(path, sha256, number, staged.accepted, staged.rejected, first, first + count)
+    store.add_source(source)
+    return source
+
+
+def _numbered(batches: Iterator[pa.RecordBatch], first: int) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        ids = pa.array(range(first, first + batch.num_rows), pa.int64())
+        yield pa.RecordBatch.from_arrays([ids, *batch.columns], ["seq_id", *batch.schema.names])
+        first += batch.num_rows
+
+
+def _write_parts(store: Store, kind: str, number: int, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    """Write `batches` as `<kind>/part-<number>-<k>.parquet`, a new file every PART_ROWS rows; the rows written."""
+    total = 0
+    remaining = iter(batches)
+    for part in itertools.count():
+        batch = next(remaining, None)
+        if batch is None:
+            break
+        rows = 0
+        final = store.root / kind / f"part-{number:05d}-{part:05d}.parquet"
+        with (
+            files.atomic(final, store.root) as temporary,
+            pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+        ):
+            while batch is not None:
+                writer.write_batch(batch.cast(schema), row_group_size=ROW_GROUP)
+                rows += batch.num_rows
+                batch = next(remaining, None) if rows < PART_ROWS else None
+        total += rows
+    return total
+
+
+def _known(store: Store, path: str, sha256: str, accept_changed: bool) -> Source | None:
+    """The source of this content, if it was ingested before.
+
+    Raises:
+        InputError: another content was ingested from the same path, and the user did not ask for both.
+    """
+    for source in store.sources:
+        if source.sha256 == sha256:
+            return source
+    if path != "-" and not accept_changed and any(source.path == path for source in store.sources):
+        raise InputError(
+            f"{path}: has changed since it was ingested into {store.root}; ingest it into a new atlas, or add its "
+            f"present content to this one with --accept-changed (the earlier records stay)"
+        )
+    return None
+
+
+def _sha256(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+class _Hashed(io.RawIOBase):
+    """A stream that hashes what is read from it: standard input cannot be read twice."""
+
+    def __init__(self, stream: BinaryIO):
+        self._stream = stream
+        self._digest = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        self._digest.update(data)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def hexdigest(self) -> str:
+        while self.readinto(bytearray(1 << 16)):
+            pass
+        return self._digest.hexdigest()
