@@ -126,19 +126,17 @@ def _owner(names: list[str], tables: Mapping[str, list[str]]) -> tuple[str, list
         if names[1].lower() not in (column.lower() for column in tables[table]):
             raise StoreError(f"no column {names[1]!r} in {table}; it has: {', '.join(tables[table])}")
         return table, names[1:]
-    owners = [table for table, columns in tables.items() if first in (column.lower() for column in columns)]
     if first in EVERY_TABLE_HAS:
         return ("records" if first == "id" else "sequences"), names
-    # The name a hit gives to a column that several tables have.
-    owners = owners or [
-        table for table, columns in tables.items() if first in (f"{table}_{column}".lower() for column in columns)
-    ]
-    if len(owners) == 1 and first.startswith(f"{owners[0].lower()}_"):
-        names = [names[0][len(owners[0]) + 1 :], *names[1:]]
-    if not owners:
+    everything = [(table, column) for table, columns in tables.items() for column in columns]
+    found = [(table, column) for table, column in everything if column.lower() == first]
+    # Else the name that a hit gives to a column of several tables.
+    found = found or [(table, column) for table, column in everything if f"{table}_{column}".lower() == first]
+    if not found:
         known = "; ".join(f"{table}: {', '.join(columns)}" for table, columns in tables.items())
         raise StoreError(f"no column {names[0]!r}; there are: {known}. Text values stand in single quotes")
-    if len(owners) > 1:
-        candidates = " or ".join(f"{table}.{names[0]}" for table in owners)
+    if len(found) > 1:
+        candidates = " or ".join(f"{table}.{column}" for table, column in found)
         raise StoreError(f"column {names[0]!r} is ambiguous: write {candidates}")
-    return owners[0], names
+    table, column = found[0]
+    return table, [column, *names[1:]]

@@ -158,7 +158,7 @@ def _read_pickles(weights: WeightFiles) -> dict[str, Tensor]:
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
             raise CheckpointError(
                 f"{file} cannot be read as plain tensors: it is damaged, cut short, or holds other objects, which are "
-                f"refused because a pickle can run code ({str(error).splitlines()[0][:200]})"
+                f"refused because a pickle can run code ({(str(error) or type(error).__name__).splitlines()[0][:200]})"
             ) from error
         if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
             raise CheckpointError(f"{file} is not a plain dictionary of tensors")

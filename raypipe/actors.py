@@ -35,7 +35,7 @@ class EmbedJob:
     """All that an actor has to know; small, and the same for every shard.
 
     Attributes:
-        device: "cpu", "cuda" or "auto" (CUDA where the actor sees one).
+        device: "cpu" or "cuda".
         threads: of one actor on CPU.
     """
 
@@ -78,13 +78,10 @@ class EmbedShards:
         from model import load
 
         self.job = job
-        device = job.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cpu":
+        if job.device == "cpu":
             torch.set_num_threads(job.threads)
         self.store = Store.open(job.root)
-        self.model = load(job.embedding.model_path, device=device, dtype=job.compute_dtype)
+        self.model = load(job.embedding.model_path, device=job.device, dtype=job.compute_dtype)
         if self.model.fingerprint != job.embedding.model_fingerprint:
             raise RuntimeError(
                 f"{job.embedding.model_path} on {socket.gethostname()} holds another model than where the run was "

@@ -1,7 +1,7 @@
 """Ask an atlas from Python: search, SQL, records, vectors.
 
-    atlas = raypipe.connect("atlas")
-    atlas.search("GGUC...", k=10, where="rna_type = 'tRNA'").to_pandas()
+atlas = raypipe.connect("atlas")
+atlas.search("GGUC...", k=10, where="rna_type = 'tRNA'").to_pandas()
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from index import annotations, filters, hits, sql
+from index import filters, hits, sql
+from index.annotation_tables import list_tables
 from index.errors import StoreError
+from index.info import current_info
 from index.search import Searcher
 from index.store import Embedding, Store
 from raypipe.cleaning import clean
@@ -61,7 +63,12 @@ class Atlas:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, model: str | None = None, device: str | None = None, allow_stale: bool = False
+        self,
+        path: str | os.PathLike[str],
+        *,
+        model: str | None = None,
+        device: str | None = None,
+        allow_stale: bool = False,
     ):
         """Open the atlas at `path`.
 
@@ -98,6 +105,7 @@ class Atlas:
         *,
         ids: Sequence[str] | None = None,
         vectors: np.ndarray | None = None,
+        names: Sequence[str] | None = None,
         k: int = 10,
         where: str | None = None,
         columns: Sequence[str] | None = None,
@@ -108,6 +116,7 @@ class Atlas:
             sequences: one sequence, a list, or a mapping from names to sequences; T or U, either case.
             ids: ids of records in the atlas, searched by their stored vectors; each finds itself first.
             vectors: (Q, D) vectors of the atlas's own model and pooling.
+            names: what to call the queries in the answer; by default their ids, or query_1, query_2, ...
             k: hits of each query; fewer only where fewer match.
             where: SQL condition over lengths, descriptions and annotation columns; applied before the search.
             columns: columns of the answer, in order; by default all.
@@ -130,8 +139,11 @@ class Atlas:
             queries = np.atleast_2d(np.asarray(vectors, dtype=np.float32))
             labels = [f"query_{number}" for number in range(1, len(queries) + 1)]
         else:
-            named = name_queries(sequences or [])
-            labels, queries = list(named), self.embed(list(named.values()))
+            labels, cleaned = clean_queries(sequences or [], names)
+            queries = self.embed(cleaned)
+        labels = list(names) if names is not None else labels
+        if len(labels) != len(queries):
+            raise UsageError(f"{len(labels)} names for {len(queries)} queries; give one for each")
         allowed = None if where is None else filters.matching_sequences(self.store, where)
         seq_ids, scores = self.searcher.search(queries, k, allowed=allowed)
         chosen = list(columns) if columns is not None else None
@@ -170,26 +182,28 @@ class Atlas:
         return describe_atlas(self.store)
 
 
-def name_queries(sequences: str | Sequence[str] | Mapping[str, str]) -> dict[str, str]:
-    """Queries by name, in canonical letters; unnamed ones are called query_1, query_2, ...
+def clean_queries(
+    sequences: str | Sequence[str] | Mapping[str, str], names: Sequence[str] | None = None
+) -> tuple[list[str], list[str]]:
+    """Names and canonical letters of queries; unnamed ones are called query_1, query_2, ...
 
     Raises:
-        UsageError: a query is no RNA; the message names it and says why.
+        UsageError: there is none, or one is no RNA; the message names it and says why.
     """
-    if isinstance(sequences, str):
-        sequences = [sequences]
-    if not isinstance(sequences, Mapping):
-        sequences = {f"query_{number}": sequence for number, sequence in enumerate(sequences, 1)}
-    named = {}
-    for name, sequence in sequences.items():
+    if isinstance(sequences, Mapping):
+        names, sequences = list(sequences), list(sequences.values())
+    listed = [sequences] if isinstance(sequences, str) else list(sequences)
+    labels = list(names) if names is not None else [f"query_{number}" for number in range(1, len(listed) + 1)]
+    if not listed:
+        raise UsageError("no query; give a sequence, a FASTA file or --ids")
+    cleaned = []
+    for label, sequence in zip(labels, listed, strict=False):
         canonical, reason = clean(sequence.strip())
         if reason is not None:
             shown = sequence if len(sequence) <= 30 else sequence[:30] + "..."
-            raise UsageError(f"{name} ({shown!r}): {reason}")
-        named[name] = canonical.decode("ascii")
-    if not named:
-        raise UsageError("no query; give a sequence, a FASTA file or --ids")
-    return named
+            raise UsageError(f"{label} ({shown!r}): {reason}")
+        cleaned.append(canonical.decode("ascii"))
+    return labels, cleaned
 
 
 def load_encoder(embedding: Embedding, model: str | None = None, device: str | None = None) -> Model:
@@ -246,13 +260,11 @@ def describe_atlas(store: Store) -> dict[str, Any]:
             }
             for e in store.embeddings.values()
         ],
-        "index": _describe_index(store),
-        "annotations": annotations.describe(store),
+        "index": _index_summary(store),
+        "annotations": {table.name: table.columns for table in list_tables(store)},
     }
 
 
-def _describe_index(store: Store) -> dict[str, Any] | None:
-    from index.info import live_index
-
-    info = live_index(store)
-    return None if info is None else {"version": info.version, "type": info.kind, "rows": info.rows}
+def _index_summary(store: Store) -> dict[str, Any] | None:
+    info = current_info(store)
+    return None if info is None else {"version": info.version, "type": info.type, "rows": info.rows}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -62,33 +62,49 @@ def embed(store: Store, settings: EmbedSettings, progress: Progress | None = Non
     if not store.num_sequences:
         raise StoreError(f"{store.root}: holds no sequences yet; run: raypipe ingest INPUT -o {store.root}")
     checkpoint = find_checkpoint(settings.model)
-    inline = settings.executor == "inline"
-    with (
-        _interruptible(),
-        store.lock(),
-        nullcontext() if inline else ray_runtime.session(settings.address) as ray,
-    ):
+    with _interruptible(), store.lock():
         try:
-            return _embed(store, settings, checkpoint, ray, progress)
+            # A finished run says so without starting Ray.
+            finished = _finished(store, settings, checkpoint)
+            if finished is not None:
+                return finished
+            if settings.executor == "inline":
+                return _embed(store, settings, checkpoint, None, progress)
+            with ray_runtime.session(settings.address) as ray:
+                return _embed(store, settings, checkpoint, ray, progress)
         except OSError as error:
             raise disk_error(store.root, error) from error
 
 
+def _finished(store: Store, settings: EmbedSettings, checkpoint: Checkpoint) -> EmbedReport | None:
+    """The report of a set of vectors that lacks nothing, else None."""
+    embedding, _ = describe(store, settings, checkpoint, cuda=False)
+    if embedding.name not in store.embeddings:
+        return None
+    shards = plan.make_plan(store, embedding, checkpoint.config.context)
+    if plan.unfinished(store, embedding, shards):
+        return None
+    return _report(store, embedding, checkpoint, [], 0.0)
+
+
 def _embed(store: Store, settings: EmbedSettings, checkpoint: Checkpoint, ray: Any, progress: Progress) -> EmbedReport:
     gpus = resources.gpus_per_worker(settings, ray)
-    embedding, compute_dtype = describe(store, settings, checkpoint, cuda=gpus > 0)
-    known = store.embeddings.get(embedding.name)
+    cuda = gpus > 0 or (ray is None and resources.local_cuda())
+    embedding, compute_dtype = describe(store, settings, checkpoint, cuda=cuda)
     workers = resources.workers(settings, ray, checkpoint, gpus)
-    if known is None:
+    if embedding.name not in store.embeddings:
         if not embedding.shard_tokens:
             tokens = plan.sequence_tokens(store, 0, checkpoint.config.context, embedding.on_long)
             size = plan.default_shard_tokens(
-                checkpoint.config, int(tokens.sum()), workers, cuda=gpus > 0, per_token=embedding.per_token
+                checkpoint.config, int(tokens.sum()), workers, cuda=cuda, per_token=embedding.per_token
             )
             embedding = replace(embedding, shard_tokens=size)
         store.put_embedding(embedding)
-        settings_file = store.root / "embeddings" / embedding.name / "settings.json"
-        files.write_json(settings_file, embedding.settings, store.root)
+        files.write_json(
+            store.root / "embeddings" / embedding.name / "settings.json",
+            {**embedding.settings, "shard_tokens": embedding.shard_tokens, "workers": workers},
+            store.root,
+        )
     shards = plan.make_plan(store, embedding, checkpoint.config.context)
     # Longest sequences first: if they do not fit the memory it shows at once, and they are no stragglers at the end.
     todo = sorted(plan.unfinished(store, embedding, shards), key=lambda s: -s.tokens / s.num_sequences)
@@ -97,31 +113,36 @@ def _embed(store: Store, settings: EmbedSettings, checkpoint: Checkpoint, ray: A
         root=str(store.root),
         embedding=embedding,
         compute_dtype=compute_dtype,
-        device="cuda" if gpus > 0 else ("auto" if ray is None else "cpu"),
+        device="cuda" if cuda else "cpu",
         threads=max(1, resources.cpus(ray) // workers),
         max_tokens=settings.max_tokens,
     )
     progress.planned(shards, todo, workers)
     begin = time.perf_counter()
-    receipts = [] if not todo else _run(job, todo, ray, workers, gpus, progress)
-    seconds = time.perf_counter() - begin
-    completeness = check_embedding(store, embedding)
-    report = EmbedReport(
-        embedding=embedding,
-        checkpoint=checkpoint,
-        completeness=completeness,
-        shards_run=sum(not receipt.error for receipt in receipts),
-        sequences_run=sum(receipt.rows for receipt in receipts),
-        tokens=sum(receipt.tokens for receipt in receipts if not receipt.error),
-        seconds=seconds,
-    )
-    if not completeness.complete:
+    receipts = _run(job, todo, ray, workers, gpus, progress)
+    report = _report(store, embedding, checkpoint, receipts, time.perf_counter() - begin)
+    if not report.completeness.complete:
         first = next((receipt.error for receipt in receipts if receipt.error), "")
         reason = f" (first error: {first})" if first else ""
         raise IncompleteError(
-            f"{store.root}: {'; '.join(completeness.messages)}{reason}; run the same command again to go on"
+            f"{store.root}: {'; '.join(report.completeness.messages)}{reason}; run the same command again to go on"
         )
     return report
+
+
+def _report(
+    store: Store, embedding: Embedding, checkpoint: Checkpoint, receipts: list[Receipt], seconds: float
+) -> EmbedReport:
+    done = [receipt for receipt in receipts if not receipt.error]
+    return EmbedReport(
+        embedding=embedding,
+        checkpoint=checkpoint,
+        completeness=check_embedding(store, embedding),
+        shards_run=len(done),
+        sequences_run=sum(receipt.rows for receipt in done),
+        tokens=sum(receipt.tokens for receipt in done),
+        seconds=seconds,
+    )
 
 
 def _run(job: EmbedJob, todo: list[Shard], ray: Any, workers: int, gpus: float, progress: Progress) -> list[Receipt]:
@@ -139,7 +160,8 @@ def _run(job: EmbedJob, todo: list[Shard], ray: Any, workers: int, gpus: float, 
         progress.finished(receipt)
         if receipt.fatal:
             raise RaypipeError(
-                f"{job.root}: {receipt.error} (on {receipt.host}); mend that and run the same command again: it goes on where it stopped"
+                f"{job.root}: {receipt.error} (on {receipt.host}); mend that and run the same command again: "
+                f"it goes on where it stopped"
             )
     return receipts
 

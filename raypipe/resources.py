@@ -1,4 +1,4 @@
-"""How many actors, on which devices: asked for, or by what the machine or cluster has. Refused before anything starts."""
+"""How many actors, on which devices; what the machine or cluster does not have is refused before anything starts."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ def cpus(ray: Any) -> int:
     return len(os.sched_getaffinity(0)) if ray is None else ray_runtime.cluster_cpus(ray)
 
 
+def local_cuda() -> bool:
+    """Whether this process sees a CUDA device."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def gpus_per_worker(settings: EmbedSettings, ray: Any) -> float:
     """GPUs of one actor; the preflight of what the cluster has."""
     if ray is None:
@@ -33,19 +40,24 @@ def gpus_per_worker(settings: EmbedSettings, ray: Any) -> float:
 
 
 def workers(settings: EmbedSettings, ray: Any, checkpoint: Checkpoint, gpus: float) -> int:
+    """Number of actors; the preflight of what was asked for."""
     if ray is None:
         return 1
+    what = "GPUs" if gpus else "CPUs"
+    most = int(ray_runtime.cluster_gpus(ray) / gpus) if gpus else ray_runtime.cluster_cpus(ray)
+    if settings.workers is not None:
+        if settings.workers > most:
+            raise RaypipeError(
+                f"--workers {settings.workers}: the cluster has {what} for {most}; ask for fewer, or they never start"
+            )
+        return settings.workers
     if gpus:
-        most = int(ray_runtime.cluster_gpus(ray) / gpus)
-    else:
-        config = checkpoint.config
-        weights = config.num_layers * (4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size)
-        memory = ray.cluster_resources().get("memory", 0)
-        by_memory = int(memory / (WORKER_BYTES_PER_WEIGHT * weights + WORKER_BASE_BYTES))
-        most = max(1, min(ray_runtime.cluster_cpus(ray), by_memory))
-    if settings.workers and settings.workers > (most if gpus else ray_runtime.cluster_cpus(ray)):
-        what = "GPUs" if gpus else "CPUs"
-        raise RaypipeError(
-            f"--workers {settings.workers}: the cluster has {what} for {most}; ask for fewer, or they would never start"
-        )
-    return settings.workers or most
+        return most
+    memory = ray.cluster_resources().get("memory", 0)
+    return max(1, min(most, int(memory / (WORKER_BYTES_PER_WEIGHT * encoder_weights(checkpoint) + WORKER_BASE_BYTES))))
+
+
+def encoder_weights(checkpoint: Checkpoint) -> int:
+    """Weights of the encoder's linear maps, which is nearly all of them: 4 D^2 + 3 D F a layer."""
+    config = checkpoint.config
+    return config.num_layers * (4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size)

@@ -24,7 +24,7 @@ class EmbedSettings(BaseModel):
     )
     name: str | None = Field(
         None,
-        description="Name of this set of vectors in the atlas. By default the model's name, with layer and pooling where they are not the usual ones.",
+        description="Name of this set of vectors. By default the model's, with an unusual layer or pooling.",
     )
     pooling: Literal["mean", "cls", "max"] = Field(
         "mean", description="How a sequence becomes one vector; mean and max leave the special tokens out."
@@ -59,4 +59,17 @@ class EmbedSettings(BaseModel):
     )
     executor: Literal["ray", "inline"] = Field(
         "ray", description="inline: the same actor in this process, without Ray, for debugging."
+    )
+
+
+@Parameter(name="*")
+class IngestSettings(BaseModel):
+    """How input files are read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id_column: str | None = Field(None, description="Id column of a table; by default id, name or accession.")
+    sequence_column: str | None = Field(None, description="Sequence column of a table; by default sequence or seq.")
+    accept_changed: bool = Field(
+        False, description="Ingest a file again whose content has changed since; its earlier records stay."
     )

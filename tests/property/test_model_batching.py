@@ -113,7 +113,9 @@ def test_letter_case_and_t_for_u_do_not_matter(loaded: Model, seqs: list[str]) -
 
 @settings(max_examples=200, deadline=None)
 @given(
-    lengths=st.lists(st.integers(0, 60), max_size=12), size=st.integers(1, 20), long=st.sampled_from(["window", "truncate"])
+    lengths=st.lists(st.integers(0, 60), max_size=12),
+    size=st.integers(1, 20),
+    long=st.sampled_from(["window", "truncate"]),
 )
 def test_windows_cover_every_nucleotide(lengths: list[int], size: int, long: str) -> None:
     windows = cut(np.array(lengths, dtype=np.int64), size=size, long=long)  # type: ignore[arg-type]

@@ -16,13 +16,15 @@ from index.schema import RECORDS, REJECTS, SEQUENCES, embeddings_schema, with_fo
 from index.store import Embedding, Source, Store
 
 DIMENSION = 16
-AWKWARD = "it's [a] \"store\""
+AWKWARD = 'it\'s [a] "store"'
 
 
 def add_source(store: Store, records: Sequence[tuple[str, str, str]], path: str = "input.fasta") -> None:
     """Commit records (id, description, sequence) as one ingested source; equal sequences become one."""
     ingest, start = len(store.sources), store.num_sequences
-    distinct = {sequence: start + place for place, sequence in enumerate(dict.fromkeys(record[2] for record in records))}
+    distinct = {
+        sequence: start + place for place, sequence in enumerate(dict.fromkeys(record[2] for record in records))
+    }
     rows = [
         {"id": id_, "description": text, "source": path, "ordinal": place, "seq_id": distinct[sequence]}
         for place, (id_, text, sequence) in enumerate(records)
@@ -61,7 +63,9 @@ def embedding(name: str = "nano", fingerprint: str = "f" * 64, dtype: str = "flo
     )
 
 
-def write_part(store: Store, made: Embedding, number: int, seq_ids: Sequence[int] | np.ndarray, vectors: np.ndarray) -> Path:
+def write_part(
+    store: Store, made: Embedding, number: int, seq_ids: Sequence[int] | np.ndarray, vectors: np.ndarray
+) -> Path:
     """One finished file of vectors (n, D)."""
     schema = embeddings_schema(made.dimension, made.dtype)
     values = pa.array(np.ascontiguousarray(vectors, dtype=made.dtype).ravel())

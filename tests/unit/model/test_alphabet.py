@@ -55,9 +55,7 @@ def test_masks_anywhere() -> None:
         (b"AC\xe9G", "\u00e9", 3, "RNA alphabet"),
     ],
 )
-def test_what_would_become_unknown_is_an_error(
-    text: str | bytes, character: str, position: int, words: str
-) -> None:
+def test_what_would_become_unknown_is_an_error(text: str | bytes, character: str, position: int, words: str) -> None:
     with pytest.raises(SequenceError, match=words) as caught:
         Alphabet().encode(["ACGU", "<mask>", text, "ACG"])
     error = caught.value

@@ -140,7 +140,7 @@ def test_registry_finds_names_and_hub_ids() -> None:
     assert registry.find("aido.rna-7b") is None
     with pytest.raises(ModelError, match="nano"):
         registry.get("aido.rna-7b")
-    with pytest.raises(ModelError, match="multimolecule/aido.rna-650m"):
+    with pytest.raises(ModelError, match=r"multimolecule/aido\.rna-650m"):
         registry.shipped_checkpoint("aido.rna-650m")
     assert not registry.get("nano").trained
 

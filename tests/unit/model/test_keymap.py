@@ -15,9 +15,7 @@ from model.keymap import PREFIXES, expand, find_prefix, match
 @pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("layout", "prefix"), [*(("multimolecule", p) for p in PREFIXES), ("genbio", "")])
-def test_names_map_one_to_one(
-    tiny_config: AidoRnaConfig, layout: Layout, prefix: str, norm: str, bias: bool
-) -> None:
+def test_names_map_one_to_one(tiny_config: AidoRnaConfig, layout: Layout, prefix: str, norm: str, bias: bool) -> None:
     config = replace(tiny_config, norm=norm, linear_bias=bias)
     entries = expand(config, layout, prefix)
     assert len({e.ours for e in entries}) == len({e.theirs for e in entries}) == len(entries)
@@ -33,9 +31,7 @@ def test_names_map_one_to_one(
 
 
 def test_the_gate_is_the_branch_with_silu(tiny_config: AidoRnaConfig) -> None:
-    names = {
-        layout: {e.ours: e.theirs for e in expand(tiny_config, layout)} for layout in ("multimolecule", "genbio")
-    }
+    names = {layout: {e.ours: e.theirs for e in expand(tiny_config, layout)} for layout in ("multimolecule", "genbio")}
     assert names["multimolecule"]["layers.0.mlp.gate.weight"] == "encoder.layer.0.intermediate.dense.weight"
     assert names["multimolecule"]["layers.0.mlp.up.weight"] == "encoder.layer.0.intermediate.gate.weight"
     assert names["genbio"]["layers.0.mlp.gate.weight"] == "bert.encoder.layer.0.mlp.gate_proj.weight"

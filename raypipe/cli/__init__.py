@@ -1,0 +1,57 @@
+"""The command line: `raypipe VERB ...`.
+
+Results go to standard output, progress and messages to standard error. Exit codes: 0 done, 1 failed, 2 usage,
+3 incomplete (run the same command again to go on).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from raypipe.bootstrap import pin
+
+DONE, FAILED, USAGE, INCOMPLETE = range(4)
+
+
+def main() -> None:
+    """Entry point of the console script and of `python -m raypipe`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit code. Messages of our own errors are one or two lines, never a traceback."""
+    try:
+        pin()
+        from raypipe.cli.app import launch
+    except ImportError as error:
+        return _say(str(error), FAILED)
+    from index.errors import StoreError
+    from model.errors import ModelError
+    from raypipe.errors import IncompleteError, RaypipeError, UsageError
+
+    try:
+        launch(arguments)
+    except UsageError as error:
+        return _say(str(error), USAGE)
+    except IncompleteError as error:
+        return _say(str(error), INCOMPLETE)
+    except (RaypipeError, StoreError, ModelError) as error:
+        if os.environ.get("RAYPIPE_DEBUG") == "1":
+            raise
+        return _say(str(error), FAILED)
+    except KeyboardInterrupt:
+        return _say("stopped; what is finished stays, run the same command again to go on", INCOMPLETE)
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) has seen enough; Python would complain again when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else FAILED
+    return DONE
+
+
+def _say(message: str, code: int) -> int:
+    print(f"raypipe: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,89 @@
+"""What an argument is: a folder with store.json is an atlas, an existing path is a file, anything else a sequence."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from index.store import Store, is_store
+from raypipe.cleaning import clean
+from raypipe.errors import UsageError
+from raypipe.sources import BadRow, TableColumns, read_records
+
+
+def open_atlas(path: Path) -> Store:
+    """The store at `path`."""
+    return Store.open(path)
+
+
+def read_queries(arguments: Sequence[str], columns: TableColumns | None = None) -> tuple[list[str], list[str]]:
+    """Names and sequences of the queries in files and literal sequences.
+
+    Raises:
+        UsageError: an argument is neither a file nor RNA, or a record of a file is no RNA; the message says which.
+    """
+    names: list[str] = []
+    sequences: list[str] = []
+    literals = 0
+    for argument in arguments:
+        if is_store(argument):
+            raise UsageError(f"{argument}: is an atlas; name queries (sequences or FASTA files), or use --ids")
+        if argument == "-" or os.path.exists(argument):
+            for record in read_records(argument, columns):
+                reason = record.reason if isinstance(record, BadRow) else clean(record.sequence)[1]
+                if reason is not None:
+                    raise UsageError(f"{argument}, line {record.line}, {record.id or 'no id'}: {reason}")
+                names.append(record.id)
+                sequences.append(record.sequence)
+            continue
+        literals += 1
+        names.append(f"query_{literals}")
+        sequences.append(literal_sequence(argument))
+    return names, sequences
+
+
+def literal_sequence(argument: str) -> str:
+    """`argument` as RNA.
+
+    Raises:
+        UsageError: it is not; most likely a file that does not exist.
+    """
+    reason = clean(argument.strip())[1]
+    if reason is not None:
+        raise UsageError(f"{argument}: no such file, and no RNA sequence either ({reason})")
+    return argument.strip()
+
+
+def literal_fasta(arguments: Sequence[str]) -> io.BytesIO:
+    """Literal sequences as FASTA, named sequence_1, sequence_2, ..."""
+    records = (f">sequence_{number}\n{literal_sequence(text)}\n" for number, text in enumerate(arguments, 1))
+    return io.BytesIO("".join(records).encode("ascii"))
+
+
+def named_files(arguments: Sequence[str]) -> dict[str, Path]:
+    """NAME=FILE arguments; a bare FILE is named by its stem.
+
+    Raises:
+        UsageError: no argument, a name twice, or no name to be made of the file's.
+    """
+    tables: dict[str, Path] = {}
+    if not arguments:
+        raise UsageError("name annotation files, as NAME=FILE")
+    for argument in arguments:
+        name, equals, file = argument.partition("=")
+        if not equals:
+            name, file = re.sub(r"\W", "_", Path(argument).name.split(".")[0]), argument
+        if name in tables:
+            raise UsageError(f"{argument}: two files for the table {name!r}; name them apart, as NAME=FILE")
+        tables[name] = Path(file)
+    return tables
+
+
+def split_list(values: Sequence[str] | None) -> list[str] | None:
+    """Comma-separated values, repeated options or both, as one list."""
+    if values is None:
+        return None
+    return [item.strip() for value in values for item in value.split(",") if item.strip()]

@@ -1,0 +1,99 @@
+"""Verbs that ask an atlas: search, sql, info."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+from cyclopts import Parameter
+
+from raypipe.cli.arguments import read_queries, split_list
+from raypipe.cli.making import AtlasPath
+from raypipe.errors import UsageError
+
+Format = Annotated[Literal["tsv", "csv", "jsonl", "parquet"], Parameter(help="Format of the answer.")]
+Header = Annotated[bool, Parameter(negative="--no-header", help="Column names first, in TSV and CSV.")]
+OutputFile = Annotated[
+    Path | None, Parameter(name=["--output", "-o"], help="File to write; by default standard output.")
+]
+
+
+def search(
+    atlas: AtlasPath,
+    *queries: Annotated[str, Parameter(help="Sequences, FASTA files, or - for standard input.")],
+    ids: Annotated[list[str] | None, Parameter(consume_multiple=True, help="Ids of records in the atlas.")] = None,
+    k: Annotated[int, Parameter(name=["-k", "--k"], help="Hits of each query.")] = 10,
+    where: Annotated[
+        str | None, Parameter(help="SQL condition that hits must meet, e.g. \"rna_type = 'tRNA'\".")
+    ] = None,
+    columns: Annotated[list[str] | None, Parameter(help="Columns of the answer, separated by commas.")] = None,
+    format: Format = "tsv",
+    header: Header = True,
+    output: OutputFile = None,
+    model: Annotated[str | None, Parameter(help="Checkpoint for queries; by default the one of the vectors.")] = None,
+    allow_stale: Annotated[bool, Parameter(negative="", help="Search an index older than the embeddings.")] = False,
+) -> None:
+    """Find the nearest sequences, with their annotations."""
+    from raypipe.client import Atlas
+
+    if bool(queries) == bool(ids):
+        raise UsageError("name queries (sequences or FASTA files) or --ids, one of the two")
+    opened = Atlas(atlas, model=model, allow_stale=allow_stale)
+    asked: dict[str, Any] = {"k": k, "where": where, "columns": split_list(columns)}
+    if ids:
+        result = opened.search(ids=ids, **asked)
+    else:
+        names, sequences = read_queries(queries)
+        result = opened.search(sequences, names=names, **asked)
+    _write(result.to_arrow(), output, format, header)
+
+
+def sql(
+    atlas: AtlasPath,
+    query: Annotated[str, Parameter(help="One SELECT over sequences, records, rejects, embeddings and annotations.")],
+    *,
+    format: Format = "tsv",
+    header: Header = True,
+    output: OutputFile = None,
+) -> None:
+    """Ask an atlas in SQL (DuckDB); read-only."""
+    from index import sql as index_sql
+    from index.store import Store
+
+    _write(index_sql.query(Store.open(atlas), query), output, format, header)
+
+
+def info(
+    atlas: AtlasPath,
+    *,
+    json_output: Annotated[bool, Parameter(name="--json", negative="", help="As one JSON object.")] = False,
+) -> None:
+    """Say what an atlas holds."""
+    from raypipe.client import Atlas
+
+    about = Atlas(atlas).info()
+    if json_output:
+        print(json.dumps(about, indent=2))
+        return
+    print(f"atlas        {about['path']}")
+    print(f"records      {about['records']:,} ({about['rejected']:,} rejected) from {len(about['sources'])} sources")
+    print(f"sequences    {about['sequences']:,} distinct, {about['nucleotides']:,} nt, longest {about['longest']:,} nt")
+    for vectors in about["embeddings"]:
+        what = f"{vectors['dimension']} x {vectors['dtype']}, {vectors['pooling']} of layer {vectors['layer']}"
+        print(f"embeddings   {vectors['name']}: {what}; {vectors['shards_finished']} shards finished")
+    index = about["index"]
+    print(
+        f"index        {index['type']}, {index['rows']:,} vectors (version {index['version']})"
+        if index
+        else "index        none"
+    )
+    for name, columns in about["annotations"].items():
+        print(f"annotations  {name}: {', '.join(columns)}")
+
+
+def _write(table: pa.Table, output: Path | None, format: str, header: bool) -> None:
+    from index.formats import write_table
+
+    write_table(table, output, format, header)

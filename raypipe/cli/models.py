@@ -1,0 +1,96 @@
+"""Verbs about checkpoints: model info, model convert, fill-mask."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from raypipe.checkpoints import find_checkpoint
+from raypipe.cli.progress import say
+
+model_app = App(name="model", help="Look at checkpoints, and convert them.")
+
+
+@model_app.command
+def info(
+    name: Annotated[str | None, Parameter(help="Name, folder or hub id; without it, every known checkpoint.")] = None,
+    *,
+    json_output: Annotated[bool, Parameter(name="--json", negative="", help="As JSON.")] = False,
+) -> None:
+    """Dimensions, parameters, licence and origin of a checkpoint."""
+    from model import registry
+
+    entry = registry.find(name) if name else None
+    about: Any
+    if name is None:
+        about = [asdict(known) for known in registry.entries().values()]
+        if not json_output:
+            for known in registry.entries().values():
+                print(f"{known.name:20} {known.parameters / 1e6:8.1f} M parameters  {known.title}")
+            return
+    elif entry is not None and not Path(name).is_dir():
+        about = asdict(entry)
+    else:
+        checkpoint = find_checkpoint(name)
+        about = {**asdict(checkpoint), "config": asdict(checkpoint.config)}
+    if json_output:
+        print(json.dumps(about, indent=2))
+        return
+    for key, value in _flat(about):
+        print(f"{key:18} {value}")
+
+
+@model_app.command
+def convert(
+    source: Annotated[Path, Parameter(help="Folder of a checkpoint, in GenBio's or multimolecule's layout.")],
+    target: Annotated[Path, Parameter(help="Folder to make.")],
+    *,
+    u_row: Annotated[
+        Literal["U", "T"] | None, Parameter(help="Which row of GenBio's vocabulary is uracil; known for most names.")
+    ] = None,
+) -> None:
+    """Write a checkpoint as config.json, vocab.txt and model.safetensors."""
+    from model.convert import convert as convert_checkpoint
+
+    for remark in convert_checkpoint(source, target, u_row=u_row):
+        say(remark)
+    say(f"wrote {target}; use it with --model {target}")
+
+
+def fill_mask(
+    *sequences: Annotated[str, Parameter(help="RNA with <mask> where a nucleotide is to be guessed.")],
+    model: Annotated[str, Parameter(help="Checkpoint: name, folder or hub id.")] = "nano",
+    top_k: Annotated[int, Parameter(help="Answers for each mask.")] = 5,
+    format: Annotated[Literal["tsv", "jsonl"], Parameter(help="Format of the answer.")] = "tsv",
+) -> None:
+    """Guess masked nucleotides; scores are over the whole vocabulary."""
+    from model import load
+    from raypipe.errors import UsageError
+
+    if not sequences:
+        raise UsageError("name a sequence with <mask> in it, in quotes: raypipe fill-mask 'GGUC<mask>CUCU'")
+    checkpoint = find_checkpoint(model)
+    if not checkpoint.trained:
+        say(f"warning: {checkpoint.name} is untrained (random weights): these scores mean nothing")
+    encoder = load(checkpoint.path)
+    if format == "tsv":
+        print("query\tmask\tscore\ttoken_str\tsequence")
+    for text, answer in zip(sequences, encoder.fill_mask(list(sequences), top_k=top_k), strict=True):
+        masks = answer if isinstance(answer[0], list) else [answer]
+        for number, candidates in enumerate(masks, 1):
+            for found in candidates:
+                if format == "jsonl":
+                    print(json.dumps({"query": text, "mask": number, **found}))
+                else:
+                    print(f"{text}\t{number}\t{found['score']:.6f}\t{found['token_str']}\t{found['sequence']}")
+
+
+def _flat(about: dict[str, Any]) -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in about.items():
+        rows += _flat(value) if isinstance(value, dict) else [(key, value)]
+    return [(key, "" if value is None else value) for key, value in rows]

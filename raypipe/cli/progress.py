@@ -1,0 +1,71 @@
+"""Progress on standard error: a bar on a terminal, a line now and then elsewhere (job logs)."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from raypipe.actors import Receipt
+from raypipe.pipeline import Progress
+from raypipe.plan import Shard
+
+LINE_EVERY_S = 10.0
+
+
+def say(message: str) -> None:
+    """One line for the person who waits."""
+    print(message, file=sys.stderr, flush=True)
+
+
+class EmbedProgress(Progress):
+    """Tokens done of all, shards, rate and time left."""
+
+    def __init__(self) -> None:
+        self._bar: Bar | None = None
+        self._said = 0.0
+
+    def planned(self, shards: list[Shard], todo: list[Shard], workers: int) -> None:
+        if not todo:
+            return
+        tokens = sum(shard.tokens for shard in todo)
+        sequences = sum(shard.num_sequences for shard in todo)
+        finished = f", {len(shards) - len(todo)} finished before" if len(todo) < len(shards) else ""
+        say(
+            f"embedding {sequences:,} sequences ({tokens:,} tokens) in {len(todo)} shards{finished}; workers: {workers}"
+        )
+        self._total, self._tokens, self._shards, self._all = tokens, 0, 0, len(todo)
+        self._begin = self._said = time.monotonic()
+        if sys.stderr.isatty():
+            self._bar = Bar(
+                TextColumn("embedding"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f} %"),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._bar.add_task("embedding", total=tokens, rate="")
+            self._bar.start()
+
+    def finished(self, receipt: Receipt) -> None:
+        self._tokens += receipt.tokens
+        self._shards += 1
+        rate = f"{self._tokens / (time.monotonic() - self._begin):,.0f} tokens/s"
+        if receipt.error:
+            say(f"shard {receipt.shard} failed on {receipt.host}: {receipt.error}")
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._tokens, rate=rate)
+        elif time.monotonic() - self._said >= LINE_EVERY_S:
+            self._said = time.monotonic()
+            say(f"{self._shards} of {self._all} shards, {100 * self._tokens / self._total:.0f} %, {rate}")
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self._bar is not None:
+            self._bar.stop()

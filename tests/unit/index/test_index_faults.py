@@ -1,0 +1,137 @@
+"""An index that is stale, damaged or missing is refused, with the way out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from index.build import build_index
+from index.errors import StaleIndexError, StoreError
+from index.info import index_folder
+from index.search import Searcher
+from index.store import Store
+
+
+@pytest.fixture
+def store(builder, vectors):
+    store = builder.embedded(vectors)
+    with store.lock():
+        build_index(store)
+    return store
+
+
+def live(store):
+    return index_folder(store) / (index_folder(store) / "CURRENT").read_text().strip()
+
+
+def test_no_index_yet(builder, vectors):
+    with pytest.raises(StoreError, match="no index yet; build one with: raypipe index"):
+        Searcher.open(builder.embedded(vectors))
+
+
+def test_new_embeddings(builder, store, vectors):
+    builder.add_source(store, [("new", "", "ACGUACGUACGU")], "more.fasta")
+    builder.write_part(store, store.embedding(), 7, [500], vectors[:1])
+    with pytest.raises(
+        StaleIndexError,
+        match=r"1 new embedding file, such as part-00007.*new sources, such as more.fasta.*raypipe index",
+    ):
+        Searcher.open(store)
+    assert Searcher.open(store, allow_stale=True).search(vectors[:1], 1)[0].tolist() == [[0]]
+    with store.lock():
+        build_index(store)
+    assert Searcher.open(store).info.rows == 501
+
+
+def test_new_source_not_embedded_yet(builder, store):
+    builder.add_source(store, [("new", "", "ACGUACGUACGU")], "more.fasta")
+    with pytest.raises(StaleIndexError, match=r"new sources, such as more\.fasta"):
+        Searcher.open(store)
+
+
+def test_part_replaced_or_gone(builder, store, vectors):
+    builder.write_part(store, store.embedding(), 0, range(100), vectors[:100])
+    with pytest.raises(StaleIndexError, match="1 changed embedding file, such as part-00000"):
+        Searcher.open(store)
+    store.embedding_parts("nano")[0].unlink()
+    with pytest.raises(StaleIndexError, match="1 missing embedding file"):
+        Searcher.open(store)
+
+
+def test_embedded_anew_with_another_model(builder, store):
+    store.put_embedding(builder.embedding(fingerprint="9" * 64))
+    with pytest.raises(StaleIndexError, match="'nano' was embedded anew with another model"):
+        Searcher.open(store)
+
+
+def test_a_copy_of_the_store_is_not_stale(builder, store, vectors, tmp_path):
+    shutil.copytree(store.root, tmp_path / "copy")
+    assert Searcher.open(Store.open(tmp_path / "copy")).search(vectors[:1], 1)[0].tolist() == [[0]]
+
+
+@pytest.mark.parametrize("name", ["vectors.faiss", "rows.npy", "catalog.parquet"])
+@pytest.mark.parametrize("damage", ["truncated", "altered", "gone", "empty"])
+def test_damaged_files(store, name, damage):
+    file = live(store) / name
+    content = file.read_bytes()
+    if damage == "gone":
+        file.unlink()
+    elif damage == "altered":
+        middle = len(content) // 2
+        file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    else:
+        file.write_bytes(content[: len(content) // 2 if damage == "truncated" else 0])
+    wanted = {"gone": "missing", "altered": "checksum differs"}.get(damage, "bytes instead of")
+    with pytest.raises(StoreError, match=rf"{name}: .*{wanted}.*build the index again: raypipe index"):
+        Searcher.open(store)
+
+
+def test_a_file_too_large_to_hash_at_opening_is_still_checked(store, monkeypatch):
+    monkeypatch.setattr("index.info.HASHED_AT_OPEN", 100)
+    file = live(store) / "vectors.faiss"
+    content = file.read_bytes()
+    file.write_bytes(content[:-4] + b"\0\0\0\0")
+    Searcher.open(store)
+    with pytest.raises(StoreError, match="checksum differs"):
+        Searcher.open(store, thorough=True)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": "000001"}'])
+def test_damaged_description(store, text):
+    (live(store) / "index.json").write_text(text)
+    with pytest.raises(StoreError, match=r"index.json: damaged index"):
+        Searcher.open(store)
+
+
+@pytest.mark.parametrize("text", ["", "../../etc", "latest"])
+def test_damaged_current(store, text):
+    (index_folder(store) / "CURRENT").write_text(text)
+    with pytest.raises(StoreError, match="CURRENT: damaged"):
+        Searcher.open(store)
+
+
+def test_current_names_nothing(store):
+    (index_folder(store) / "CURRENT").write_text("000077")
+    with pytest.raises(StoreError, match=r"000077.*damaged index"):
+        Searcher.open(store)
+
+
+def test_description_of_another_dimension(store):
+    file = live(store) / "index.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "dimension": 8}))
+    with pytest.raises(StoreError, match=r"500 vectors of 16 values and 500 ids where index\.json says 500 of 8"):
+        Searcher.open(store)
+
+
+def test_readers_keep_the_version_they_opened(builder, store, vectors):
+    reader = Searcher.open(store)
+    before = reader.search(vectors[:20], 5)
+    for kind in ("HNSW8", "flat", "IVF4,Flat"):
+        with store.lock():
+            build_index(store, kind=kind)
+    assert not (index_folder(store) / reader.info.version).exists()
+    np.testing.assert_array_equal(reader.search(vectors[:20], 5)[0], before[0])
+    assert reader.catalog.take(np.array([3]))["id"].to_pylist() == ["R00003"]

@@ -1,0 +1,43 @@
+"""On a CUDA device: the varlen kernel in half precision against float32, and float32 against the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import model
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+]
+
+
+@pytest.fixture(scope="module")
+def seqs() -> list[str]:
+    rng = np.random.default_rng(0)
+    return ["".join(rng.choice(list("ACGU"), n)) for n in (1, 22, 22, 75, 300, 1022, 1023, 2500)]
+
+
+def test_float32_equals_the_cpu(seqs: list[str]) -> None:
+    cpu, cuda = model.load("nano").embed(seqs), model.load("nano", device="cuda").embed(seqs)
+    assert np.abs(cpu - cuda).max() <= 1e-4 * np.abs(cpu).max()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_varlen_stays_near_float32(seqs: list[str], dtype: str) -> None:
+    exact, half = (
+        model.load("nano", device="cuda").embed(seqs),
+        model.load("nano", device="cuda", dtype=dtype).embed(seqs),
+    )
+    cosine = (exact * half).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(half, axis=1)
+    assert cosine.min() >= 0.999
+
+
+def test_company_in_the_batch_does_not_matter(seqs: list[str]) -> None:
+    half = model.load("nano", device="cuda", dtype="bfloat16")
+    together = half.embed(seqs)
+    alone = np.concatenate([half.embed([seq]) for seq in seqs])
+    cosine = (together * alone).sum(1) / np.linalg.norm(together, axis=1) / np.linalg.norm(alone, axis=1)
+    assert cosine.min() >= 0.9999
