@@ -19,7 +19,7 @@ import duckdb
 from index import duck
 from index.errors import StoreError
 
-LONGEST_LINE = 16 << 20
+LONGEST_LINE = 4 << 20
 
 # RNAcentral's files come without a header line; the columns are those of its and Rfam's documentation.
 ID_MAPPING = ["urs", "database", "external_id", "taxid", "rna_type", "gene"]
@@ -104,6 +104,7 @@ def _stage_text(connection: duckdb.DuckDBPyConnection, path: Path, table: str, *
         "nullstr": "''",
         "compression": "'gzip'" if gzipped else "'none'",
         "max_line_size": LONGEST_LINE,
+        "buffer_size": 2 * LONGEST_LINE,
         "strict_mode": "true",
     }
     arguments = ", ".join(f"{name} = {value}" for name, value in options.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -54,27 +55,19 @@ def live_database(store: Store) -> Path | None:
     return file
 
 
-def attach(connection: duckdb.DuckDBPyConnection, file: Path, alias: str = ALIAS) -> list[AnnotationTable]:
-    """Attach `file` read-only under `alias`; returns its tables by name.
+def attach(connection: duckdb.DuckDBPyConnection, file: Path, alias: str = ALIAS) -> None:
+    """Attach `file` read-only under `alias`.
 
     Raises:
         StoreError: the file is damaged, or of another DuckDB's format.
     """
     try:
         connection.execute(f"ATTACH {duck.literal(file)} AS {alias} (READ_ONLY)")
-        rows = connection.execute(f"SELECT name, meta FROM {alias}.{META_TABLE} ORDER BY name").fetchall()
-        described = connection.execute(
-            "SELECT table_name, list(column_name ORDER BY column_index) FROM duckdb_columns() "
-            "WHERE database_name = ? AND schema_name = 'main' GROUP BY table_name",
-            [alias],
-        ).fetchall()
+        connection.execute(f"SELECT name, meta FROM {alias}.{META_TABLE} LIMIT 0")
     except duckdb.Error as error:
         raise StoreError(
             f"{file}: cannot be opened ({duck.first_lines(error)}); remove it and CURRENT beside it, annotate again"
         ) from error
-    columns = dict(described)
-    metas = {name: json.loads(meta) for name, meta in rows}
-    return [AnnotationTable(name, columns[name], meta["key_column"], meta) for name, meta in metas.items()]
 
 
 def list_tables(store: Store) -> list[AnnotationTable]:
@@ -82,5 +75,21 @@ def list_tables(store: Store) -> list[AnnotationTable]:
     file = live_database(store)
     if file is None:
         return []
+    status = file.stat()
+    return list(_described(file, status.st_ino, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=8)
+def _described(file: Path, inode: int, changed: int) -> tuple[AnnotationTable, ...]:
+    """The tables in `file`; published files never change, so inode and time only tell apart stores made anew."""
     with duck.new_connection() as connection:
-        return attach(connection, file)
+        attach(connection, file)
+        rows = connection.execute(f"SELECT name, meta FROM {ALIAS}.{META_TABLE} ORDER BY name").fetchall()
+        described = connection.execute(
+            "SELECT table_name, list(column_name ORDER BY column_index) FROM duckdb_columns() "
+            "WHERE database_name = ? AND schema_name = 'main' GROUP BY table_name",
+            [ALIAS],
+        ).fetchall()
+    columns = dict(described)
+    metas = {name: json.loads(meta) for name, meta in rows}
+    return tuple(AnnotationTable(name, columns[name], meta["key_column"], meta) for name, meta in metas.items())

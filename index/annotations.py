@@ -16,7 +16,15 @@ import duckdb
 from index import duck, files, versions
 from index.annotation_files import Staged, stage
 from index.annotation_keys import EXACT, Matched, key_value, load_records, match_keys
-from index.annotation_tables import META_SCHEMA, META_TABLE, AnnotationTable, annotations_folder, attach, live_database
+from index.annotation_tables import (
+    META_SCHEMA,
+    META_TABLE,
+    AnnotationTable,
+    annotations_folder,
+    attach,
+    list_tables,
+    live_database,
+)
 from index.errors import StoreError
 from index.info import checksum
 from index.store import Store
@@ -82,7 +90,9 @@ def annotate(
     try:
         work.mkdir(parents=True)
         with duck.new_connection(memory_limit, spill=work / "spill") as connection:
-            before = {table.name.lower(): table for table in (attach(connection, live, "old") if live else [])}
+            if live is not None:
+                attach(connection, live, "old")
+            before = {table.name.lower(): table for table in list_tables(store)}
             origins = {name: _origin(store, path, key) for name, path in paths.items()}
             reports = {name: _standing(before.get(name.lower()), origins[name]) for name in paths}
             if all(reports.values()):
@@ -108,6 +118,9 @@ def annotate(
         version = versions.following(annotations_folder(store))
         files.commit(work / "new.duckdb", annotations_folder(store) / f"{version}.duckdb")
         versions.publish(annotations_folder(store), version, store.root)
+    except duckdb.OutOfMemoryException as error:
+        text = duck.first_lines(error, 1)
+        raise StoreError(f"{store.root}: annotations need more memory or room on the disk: {text}") from error
     except duckdb.Error as error:
         raise StoreError(f"{store.root}: annotations cannot be written: {duck.first_lines(error)}") from error
     except OSError as error:

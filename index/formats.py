@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
 import os
+import re
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from index.errors import StoreError
 
 FORMATS = ("tsv", "csv", "jsonl", "parquet")
+_CSV_QUOTED = re.compile(r'[",\r\n]')
 _TSV_SPACES = str.maketrans("\t\n\r", "   ")
 Destination = Path | BinaryIO | TextIO | None
 
@@ -117,9 +118,9 @@ def _tsv_line(values: list[str]) -> str:
 
 
 def _csv_line(values: list[str]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(values)
-    return buffer.getvalue()
+    # Not the csv module: it leaves a lone carriage return unquoted, which its own reader takes for a line's end.
+    quoted = ['"' + value.replace('"', '""') + '"' if _CSV_QUOTED.search(value) else value for value in values]
+    return (",".join(quoted) or '""') + "\n"
 
 
 def _text_cell(column: pa.Field) -> Callable[[Any], str]:

@@ -53,7 +53,7 @@ def hit_table(
     distinct, places = np.unique(found, return_inverse=True)
     catalog = searcher.catalog.take(distinct).take(pa.array(places))
     parts: dict[str, pa.Array | pa.ChunkedArray] = {
-        "query": pa.array([queries[line] for line in lines], type=pa.string()),
+        "query": pa.array([queries[line] for line in lines.tolist()], type=pa.string()),
         "rank": pa.array(ranks + 1, type=pa.int32()),
         "score": pa.array(scores[lines, ranks], type=pa.float32()),
         **{name: catalog[name] for name in catalog.column_names},

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from index import duck
-from index.annotation_tables import ALIAS, attach, live_database
+from index.annotation_tables import ALIAS, attach, list_tables, live_database
 from index.errors import StoreError
 from index.info import current_info
 from index.schema import RECORDS, REJECTS, SEQUENCES, read_footer
@@ -50,7 +50,8 @@ def connect(
         _view(connection, "embeddings", f"FROM {duck.parquet(paths)}" if paths else empty)
     database = live_database(store)
     if database is not None:
-        for table in attach(connection, database):
+        attach(connection, database)
+        for table in list_tables(store):
             _view(connection, table.name, f"FROM {ALIAS}.main.{duck.identifier(table.name)}")
     # Both spellings: a path is compared as written, and the views write glob characters in brackets.
     folders = {f"{store.root}/", f"{duck.escape_glob(store.root)}/"}

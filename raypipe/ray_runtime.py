@@ -101,9 +101,11 @@ def run_shards(
     Raises:
         RaypipeError: no actor could be started, or the cluster was lost.
     """
-    logging.getLogger("ray").setLevel(logging.ERROR)
     import ray.data as rd
     from ray.exceptions import RayError
+
+    # Importing ray.data sets its loggers up anew; its remarks on every execution are for developers of Ray.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
     context = rd.DataContext.get_current()
     context.enable_progress_bars = False

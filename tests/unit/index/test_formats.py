@@ -9,6 +9,7 @@ import json
 import math
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -135,9 +136,12 @@ def test_files_are_whole_or_absent(tmp_path, format):
 
 def test_a_full_device():
     with pytest.raises(StoreError, match=r"/dev/full: cannot be written \(No space left"):
-        from pathlib import Path
-
         write_table(TABLE, Path("/dev/full"), "tsv")
+
+
+def test_one_empty_column_is_a_line_of_csv():
+    table = pa.table({"x": ["", None, "a"]})
+    assert list(csv.reader(io.StringIO(text(table, "csv"), newline=""))) == [["x"], [""], [""], ["a"]]
 
 
 def test_unknown_format():

@@ -17,7 +17,8 @@ ROOT = Path(index.__file__).resolve().parents[1]
 
 
 def test_importing_is_cheap():
-    code = "import index, sys; print([m for m in ('faiss', 'duckdb', 'pyarrow', 'numpy', 'torch', 'ray') if m in sys.modules])"
+    heavy = ("faiss", "duckdb", "pyarrow", "numpy", "torch", "ray")
+    code = f"import index, sys; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == "[]\n"
 
@@ -55,7 +56,7 @@ def test_two_faiss(wheels):
     wheels("faiss-cpu", "faiss-gpu")
     assert faiss_runtime.installed_wheels() == ["faiss-cpu", "faiss-gpu"]
     with pytest.raises(
-        StoreError, match="faiss-cpu and faiss-gpu are both installed .*pip uninstall -y faiss-cpu faiss-gpu"
+        StoreError, match=r"faiss-cpu and faiss-gpu are both installed .*pip uninstall -y faiss-cpu faiss-gpu"
     ):
         faiss_runtime.load_faiss()
 

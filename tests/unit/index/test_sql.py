@@ -177,7 +177,7 @@ def test_large_sorts_spill_to_the_temporary_folder_only(store, tmp_path):
     before = set(os.listdir())
     with connect(store, memory_limit="40MB", threads=1) as connection:
         rows = connection.execute(
-            "SELECT count(*) FROM (SELECT hash(range) AS h, repeat('x', 50) || range AS t FROM range(1000000) ORDER BY h)"
+            "SELECT count(DISTINCT t) FROM (SELECT repeat('x', 50) || range AS t FROM range(1000000))"
         ).fetchall()
     assert rows == [(1_000_000,)]
     assert set(os.listdir()) == before

@@ -1,0 +1,59 @@
+"""The README tells the truth: its tour runs as printed, in a fresh folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def blocks(root: Path) -> list[tuple[str, str]]:
+    """Fenced blocks of the README, (language, code), in order."""
+    return re.findall(r"^```(sh|python)\n(.*?)^```", (root / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.timeout(300)
+def test_tour_runs_as_printed(root: Path, tmp_path: Path) -> None:
+    """Shell and Python blocks run one after another in one folder, and say what the text promises."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    said = ""
+    for language, code in blocks(root):
+        command = ["bash", "-euo", "pipefail", "-c", code] if language == "sh" else [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+        said += done.stdout + done.stderr
+    assert "2 new distinct sequences; 1 rejected" in said
+    assert "looks like protein" in said
+    assert "exit code 2: rna3 is no RNA" in said
+    assert "rna2\trna1\t" in said  # the filter left only the yeast one
+    assert "(2, 128)" in said
+
+
+def verbs() -> list[str]:
+    """Every verb of the command line, those of `raypipe model` included."""
+    from raypipe.cli.app import app
+
+    plain = [name for name in app if not name.startswith("-") and name != "model"]
+    return [*plain, *(f"model {name}" for name in app["model"] if not name.startswith("-"))]
+
+
+def test_every_verb_is_in_the_readme(root: Path) -> None:
+    """A verb that the README does not show is a verb that nobody finds."""
+    text = (root / "README.md").read_text()
+    assert len(verbs()) >= 12
+    assert [verb for verb in verbs() if f"raypipe {verb}" not in text] == []
+
+
+def test_options_in_the_readme_exist(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every --option that the README names is one of the command line's."""
+    from raypipe.cli import run
+
+    for verb in verbs():
+        assert run([*verb.split(), "--help"]) == 0
+    known = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out)) | {"--help"}
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (root / "README.md").read_text()))
+    assert named <= known
