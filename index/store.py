@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from index import files
 from index.errors import StoreError
@@ -31,6 +31,10 @@ from index.lock import writer_lock
 from index.schema import FORMAT_VERSION
 
 MANIFEST = "store.json"
+
+Pooling = Literal["mean", "cls", "max"]
+OnLong = Literal["window", "truncate", "reject"]
+VectorDtype = Literal["float16", "float32"]
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,10 @@ class Embedding:
     model_path: str
     model_fingerprint: str
     dimension: int
-    dtype: str
-    pooling: str
+    dtype: VectorDtype
+    pooling: Pooling
     layer: int
-    on_long: str
+    on_long: OnLong
     per_token: bool
     shard_tokens: int
     settings: dict[str, Any] = field(default_factory=dict)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raypipe.client import Atlas, Hits
+    from raypipe.client import Atlas, Result
 
-__all__ = ["Atlas", "Hits", "__version__", "connect"]
+__all__ = ["Atlas", "Result", "__version__", "connect"]
 __version__ = "0.1.0"
 
 
@@ -30,7 +30,7 @@ def connect(target: Any) -> Atlas:
 
 def __getattr__(name: str) -> Any:
     # Lazy, so that `import raypipe` stays quick and loads neither torch nor ray.
-    if name in {"Atlas", "Hits"}:
+    if name in {"Atlas", "Result"}:
         from raypipe import client
 
         return getattr(client, name)

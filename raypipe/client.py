@@ -231,7 +231,7 @@ def load_encoder(embedding: Embedding, model: str | None = None, device: str | N
 
 def embed_queries(encoder: Model, embedding: Embedding, sequences: list[str]) -> np.ndarray:
     """(N, D) float32, by the layer, pooling and policy for long sequences of `embedding`."""
-    long = {"window": "window", "truncate": "truncate", "reject": "error"}[embedding.on_long]
+    long = "error" if embedding.on_long == "reject" else embedding.on_long
     features = encoder.features(sequences, pooling=embedding.pooling, layer=embedding.layer, long=long)
     return features.embeddings
 
