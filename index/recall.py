@@ -14,10 +14,11 @@ from index.vectors import Part, take, unit_batches, unit_rows
 NEIGHBOURS = 10
 SAMPLE = 200
 TARGET = 0.99
+SLACK = 0.002
 
 
 def measure(index: Any, parts: Sequence[Part], dimension: int, seq_ids: np.ndarray, seed: int) -> dict[str, Any]:
-    """The least effort that reaches a recall@10 of 0.99, or the greatest one.
+    """The least effort, by doubling, that reaches a recall@10 of 0.99, or nearly what the type can reach at all.
 
     Queries are stored vectors chosen by `seed`, their own row left out. A found row counts when its exact cosine
     reaches that of the true 10th neighbour, so that ties count.
@@ -40,12 +41,14 @@ def measure(index: Any, parts: Sequence[Part], dimension: int, seq_ids: np.ndarr
         return _rows_of(ids, seq_ids), scores
 
     engine = open_engine(index, scan)
+    own = seq_ids[rows]
+    ceiling = _recall(engine, queries, own, seq_ids, truth, cosines, engine.max_effort or None)
     effort = 1 if engine.effort_name == "nprobe" else 16 if engine.effort_name else None
-    while True:
-        recall = _recall(engine, queries, seq_ids[rows], seq_ids, truth, cosines, effort)
-        if effort is None or recall >= TARGET or effort >= engine.max_effort:
-            break
+    recall = ceiling if effort is None else _recall(engine, queries, own, seq_ids, truth, cosines, effort)
+    # Coarse codes may never reach the target: then the effort that comes close to what they can do is enough.
+    while effort is not None and recall < min(TARGET, ceiling - SLACK) and effort < engine.max_effort:
         effort = min(engine.max_effort, effort * 2)
+        recall = _recall(engine, queries, own, seq_ids, truth, cosines, effort)
     result: dict[str, Any] = {"recall_at_10": round(recall, 4), "sample": len(rows), "seed": seed}
     if effort is not None:
         result[engine.effort_name] = effort

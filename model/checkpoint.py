@@ -77,13 +77,13 @@ def load_encoder(
     if weights is None:
         if find_weights(folder, PICKLE) is not None:
             raise CheckpointError(
-                f"{folder} holds {PICKLE}, a pickle; convert it once: {convert_command(folder, u_row=False)}"
+                f"{folder} holds {PICKLE}, a pickle; convert it once: {convert_command(folder)}"
             )
         raise CheckpointError(f"{folder} holds no {SAFETENSORS} (nor {SAFETENSORS}.index.json)")
     shapes = _shapes(weights)
     layout, prefix = _in_folder(folder, find_prefix, shapes)
     if layout == "genbio":
-        raise CheckpointError(f"{folder} is in GenBio's layout; convert it once: {convert_command(folder, u_row=True)}")
+        raise CheckpointError(f"{folder} is in GenBio's layout; convert it once: {convert_command(folder)}")
     found = _in_folder(folder, match, shapes, config, layout, prefix)
     for key, entry in found.entries.items():
         if shapes[key] != entry.shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def find_weights(folder: Path, stem: str = SAFETENSORS) -> WeightFiles | None:
     return WeightFiles(tuple(files), weight_map)
 
 
-def convert_command(folder: Path, *, u_row: bool) -> str:
-    """The command that turns a folder into one that can be loaded."""
+def convert_command(folder: Path) -> str:
+    """The command that turns a folder into one that can be loaded; it asks for --u-row itself where that is needed."""
     target = folder.parent / f"{folder.name}-converted"
-    return f"raypipe model convert {folder} {target}" + (" [--u-row U|T]" if u_row else "")
+    return f"raypipe model convert {shlex.quote(str(folder))} {shlex.quote(str(target))}"

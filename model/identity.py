@@ -53,8 +53,8 @@ def fingerprint(folder_or_name: str | Path) -> str:
     layout = config_layout(config, str(folder / "config.json"))
     if weights is None or layout != "multimolecule":
         raise CheckpointError(
-            f"{folder} holds no model.safetensors of the multimolecule layout; convert it first: "
-            f"{convert_command(folder, u_row=layout == 'genbio')}"
+            f"{folder} holds no model.safetensors of the multimolecule layout; convert it once, then use the result: "
+            f"{convert_command(folder)}"
         )
     settings = {key: value for key, value in config.items() if key not in _BESIDE_THE_POINT}
     whole = hashlib.sha256()

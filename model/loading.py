@@ -37,7 +37,7 @@ def load(folder_or_name: str | Path, device: str | torch.device = "cpu", dtype: 
     choose_backend(where, kind)
     settings = read_json(folder / "config.json")
     if config_layout(settings, str(folder / "config.json")) == "genbio":
-        raise CheckpointError(f"{folder} is in GenBio's layout; convert it once: {convert_command(folder, u_row=True)}")
+        raise CheckpointError(f"{folder} is in GenBio's layout; convert it once: {convert_command(folder)}")
     config = AidoRnaConfig.from_json(folder)
     alphabet = read_alphabet(folder)
     if len(alphabet) != config.vocab_size:

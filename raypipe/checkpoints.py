@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from model import registry
-from model.config import AidoRnaConfig
+from model.config import AidoRnaConfig, read_json
 from model.identity import fingerprint
 from raypipe.errors import RaypipeError
 
@@ -37,49 +35,33 @@ def find_checkpoint(model: str) -> Checkpoint:
     """Find `model`: a folder, a name of the registry, or a hub id with an optional @REVISION.
 
     Raises:
-        RaypipeError: it cannot be had, or is in GenBio's layout and has to be converted first.
-        model.errors.ModelError: its files are damaged or of another architecture.
+        RaypipeError: it cannot be had.
+        model.errors.ModelError: its files are damaged, of another architecture, or in GenBio's layout, which is
+            never read at run time (pickles can run code, and which row is uracil is a choice).
     """
     entry = registry.find(model.partition("@")[0])
-    if Path(model).is_dir():
-        path, name = str(Path(model).absolute()), Path(model).absolute().name.lower()
-    elif entry and entry.folder:
-        path, name = entry.name, entry.name
+    if entry and entry.folder:
+        path, name, folder = entry.name, entry.name, registry.shipped_checkpoint(entry.name)
+    elif Path(model).is_dir():
+        folder = Path(model).resolve()
+        path, name = str(folder), folder.name.lower()
     elif entry or "/" in model:
         hub, _, revision = model.partition("@")
-        candidates = entry.hub_ids if entry else (hub,)
-        path = _from_hub(candidates, revision or None)
-        name = entry.name if entry else hub.rpartition("/")[2].lower()
+        path = _from_hub(entry.hub_ids if entry else (hub,), revision or None)
+        folder, name = Path(path), entry.name if entry else hub.rpartition("/")[2].lower()
     else:
         raise RaypipeError(
             f"no model {model!r}: give a folder, a hub id (ORG/NAME), or one of: {', '.join(registry.names())}"
         )
-    folder = registry.shipped_checkpoint(path) if entry and entry.folder and path == entry.name else Path(path)
-    _refuse_genbio(folder)
+    # A checkpoint that says of itself that it is untrained stays so under any folder's name.
+    own = read_json(folder / "config.json").get("raypipe") or {}
     return Checkpoint(
         name=name,
         path=path,
         fingerprint=fingerprint(folder),
         config=AidoRnaConfig.from_json(folder),
-        trained=entry.trained if entry else True,
+        trained=own.get("trained", entry.trained if entry else True),
     )
-
-
-def _refuse_genbio(folder: Path) -> None:
-    """GenBio's pickles are never read at run time: they can run code, and which row is uracil is a choice."""
-    file = folder / "config.json"
-    if not file.is_file():
-        raise RaypipeError(f"{folder}: no config.json; give the folder that holds the checkpoint's files")
-    try:
-        layout = json.loads(file.read_text(encoding="utf-8")).get("model_type")
-    except ValueError as error:
-        raise RaypipeError(f"{file}: damaged ({error}); copy the checkpoint again") from error
-    if layout == "rnabert" or (any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("*.safetensors"))):
-        target = folder.with_name(folder.name + "-converted")
-        command = f"raypipe model convert {shlex.quote(str(folder))} {shlex.quote(str(target))}"
-        raise RaypipeError(
-            f"{folder}: a checkpoint in GenBio's layout; convert it once, then use the result: {command}"
-        )
 
 
 def _from_hub(hub_ids: tuple[str, ...], revision: str | None) -> str:

@@ -52,6 +52,8 @@ def _reason(sequence: str, position: int) -> str:
         return f"blank inside the sequence {where}; remove blanks"
     if letter.isdigit():
         return f"digit {letter!r} {where}; remove numbering"
+    if letter == ">":
+        return f"'>' {where}: the line break before the next record is missing (files joined without one?)"
     if letter in "-.*":
         return f"alignment character {letter!r} {where}; remove gaps"
     if letter.upper() in _PROTEIN:

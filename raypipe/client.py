@@ -196,8 +196,10 @@ def clean_queries(
     labels = list(names) if names is not None else [f"query_{number}" for number in range(1, len(listed) + 1)]
     if not listed:
         raise UsageError("no query; give a sequence, a FASTA file or --ids")
+    if len(labels) != len(listed):
+        raise UsageError(f"{len(labels)} names for {len(listed)} queries; give one for each")
     cleaned = []
-    for label, sequence in zip(labels, listed, strict=False):
+    for label, sequence in zip(labels, listed, strict=True):
         canonical, reason = clean(sequence.strip())
         if reason is not None:
             shown = sequence if len(sequence) <= 30 else sequence[:30] + "..."

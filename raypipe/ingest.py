@@ -11,9 +11,11 @@ import errno
 import hashlib
 import io
 import itertools
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,12 +24,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index import files
+from index import duck, files
 from index.schema import RECORDS, REJECTS, SEQUENCES
 from index.store import Source, Store
 from raypipe.cleaning import clean, md5
 from raypipe.errors import InputError, RaypipeError
-from raypipe.sources import BadRow, TableColumns, read_records
+from raypipe.sources import BadRow, TableColumns, read_records, shown, unreadable
 
 Progress = Callable[[int], None]
 
@@ -69,39 +71,53 @@ def ingest(
     """Ingest one source into `store`; the caller holds `store.lock()`.
 
     Args:
-        path: a file, or "-" for standard input.
+        path: a file, a named pipe (as the shell makes of <(COMMAND)), or "-" for standard input.
         columns: names of the id and sequence columns of a table.
         accept_changed: take a path again whose content has changed since; its earlier records stay.
         progress: called with the number of records read so far.
+        stdin: what "-" reads, standard input by default.
         memory_limit: what DuckDB may hold in memory; beyond it spills to the store's disk.
 
     Raises:
         InputError: the source cannot be read, or holds no usable sequence, or has changed.
         RaypipeError: the disk is full, or the counts read back from disk do not add up.
     """
-    hashed = _Hashed(stdin or sys.stdin.buffer) if path == "-" else None
-    sha256 = None if hashed else _sha256(path)
-    if sha256 and (known := _known(store, path, sha256, accept_changed)):
-        return IngestReport(known, unchanged=True)
-    work = store.root / files.TEMPORARY / "ingest"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
-        records = read_records(path, columns, stdin=io.BufferedReader(hashed) if hashed else None)
-        staged = _stage(path, records, work, progress)
-        if hashed:
-            sha256 = hashed.hexdigest()
-            if known := _known(store, path, sha256, accept_changed):
-                return IngestReport(known, unchanged=True)
-        if staged.accepted == 0:
-            raise InputError(f"{path}: none of its {staged.rejected} records can be used; {staged.first_reason}")
-        return IngestReport(_publish(store, path, str(sha256), staged, memory_limit), False, staged.first_reason)
-    except OSError as error:
-        raise disk_error(store.root, error) from error
-    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-        raise RaypipeError(f"{store.root}: {str(error).splitlines()[0]}; free disk space and run it again") from error
-    finally:
+    with ExitStack() as opened:
+        # What can be read only once is hashed on its way into the staging files.
+        hashed = _Hashed(opened.enter_context(stream)) if (stream := _stream(path, stdin)) else None
+        name = _storable(path)
+        sha256 = None if hashed else _sha256(path)
+        if sha256 and (known := _known(store, name, sha256, accept_changed)):
+            return IngestReport(known, unchanged=True)
+        work = store.root / files.TEMPORARY / "ingest"
         shutil.rmtree(work, ignore_errors=True)
+        opened.callback(shutil.rmtree, work, ignore_errors=True)
+        try:
+            work.mkdir(parents=True)
+            records = read_records(path, columns, stream=io.BufferedReader(hashed) if hashed else None)
+            staged = _stage(name, records, work, progress)
+            if hashed:
+                sha256 = hashed.hexdigest()
+                if known := _known(store, None, sha256, accept_changed):
+                    return IngestReport(known, unchanged=True)
+            if staged.accepted + staged.rejected == 0:
+                raise InputError(f"{shown(name)}: holds no records")
+            if staged.accepted == 0:
+                raise InputError(
+                    f"{shown(name)}: none of its {staged.rejected} records can be used; {staged.first_reason}"
+                )
+            return IngestReport(_publish(store, name, str(sha256), staged, memory_limit), False, staged.first_reason)
+        except OSError as error:
+            raise disk_error(store.root, error) from error
+        except (duckdb.Error, pa.ArrowInvalid) as error:
+            raise _database_error(store.root, error) from error
+
+
+def _database_error(root: Path, error: Exception) -> RaypipeError:
+    text = str(error).splitlines()[0]
+    if isinstance(error, duckdb.OutOfMemoryException) or "No space left" in str(error):
+        return RaypipeError(f"{root}: {text}; free disk space and run it again")
+    return RaypipeError(f"{root}: {text}; a file of the atlas is damaged, restore it from a copy or ingest anew")
 
 
 def disk_error(root: Path, error: OSError) -> RaypipeError:
@@ -137,7 +153,7 @@ def _stage(path: str, records: Iterator[Any], work: Path, progress: Progress | N
         for record in records:
             canonical, reason = (b"", record.reason) if isinstance(record, BadRow) else clean(record.sequence)
             if reason is None and not record.id:
-                reason = "no id after '>'; give every record a name"
+                reason = "no id in its header; give every record a name"
             if reason is None:
                 sequence = canonical.decode("ascii")
                 good.append((staged.accepted, record.id, record.description, md5(canonical), len(sequence), sequence))
@@ -173,22 +189,26 @@ def _publish(store: Store, path: str, sha256: str, staged: _Staged, memory_limit
     for kind in ("sequences", "records", "rejects"):
         for leftover in (store.root / kind).glob(f"part-{number:05d}-*.parquet"):
             leftover.unlink()  # of a run that was killed before it committed
-    with duckdb.connect(config={"memory_limit": memory_limit, "temp_directory": str(work / "spill")}) as con:
+    known = store.parts("sequences")
+    standing = sum(pq.read_metadata(part).num_rows for part in known)
+    if standing != first:
+        raise RaypipeError(
+            f"{store.root / 'sequences'}: {standing} sequences where {first} were ingested, a file is missing or "
+            f"changed; restore it from a copy or ingest anew"
+        )
+    with duck.new_connection(memory_limit, spill=work / "spill") as con:
         con.execute("SET preserve_insertion_order = false")
-        known = [str(part) for part in store.parts("sequences")]
-        earlier = "SELECT md5, seq_id FROM read_parquet($known)" if known else "SELECT '' AS md5, 0 AS seq_id LIMIT 0"
+        earlier = f"WHERE md5 NOT IN (SELECT md5 FROM {duck.parquet(known)})" if known else ""
         fresh = con.sql(
             f"""SELECT md5, any_value(length) AS length, any_value(sequence) AS sequence
-                FROM read_parquet($staged) WHERE md5 NOT IN (SELECT md5 FROM ({earlier}))
-                GROUP BY md5 ORDER BY length, md5""",
-            params={"staged": str(staged.records), **({"known": known} if known else {})},
+                FROM {duck.parquet([staged.records])} {earlier} GROUP BY md5 ORDER BY length, md5"""
         ).to_arrow_reader(ROW_GROUP)
         count = _write_parts(store, "sequences", number, SEQUENCES, _numbered(fresh, first))
-        added = [str(part) for part in sorted((store.root / "sequences").glob(f"part-{number:05d}-*.parquet"))]
+        added = sorted((store.root / "sequences").glob(f"part-{number:05d}-*.parquet"))
         rows = con.sql(
-            """SELECT id, description, $source AS source, ordinal, seq_id FROM read_parquet($staged)
-               JOIN (SELECT md5, seq_id FROM read_parquet($all)) USING (md5) ORDER BY ordinal""",
-            params={"source": path, "staged": str(staged.records), "all": [*known, *added]},
+            f"""SELECT id, description, $source AS source, ordinal, seq_id FROM {duck.parquet([staged.records])}
+                JOIN (SELECT md5, seq_id FROM {duck.parquet([*known, *added])}) USING (md5) ORDER BY ordinal""",
+            params={"source": path},
         ).to_arrow_reader(BATCH_ROWS)
         written = _write_parts(store, "records", number, RECORDS, rows)
     if staged.rejected:
@@ -230,8 +250,8 @@ def _write_parts(store: Store, kind: str, number: int, schema: pa.Schema, batche
     return total
 
 
-def _known(store: Store, path: str, sha256: str, accept_changed: bool) -> Source | None:
-    """The source of this content, if it was ingested before.
+def _known(store: Store, path: str | None, sha256: str, accept_changed: bool) -> Source | None:
+    """The source of this content, if it was ingested before; `path` is None for what has no lasting name.
 
     Raises:
         InputError: another content was ingested from the same path, and the user did not ask for both.
@@ -239,7 +259,7 @@ def _known(store: Store, path: str, sha256: str, accept_changed: bool) -> Source
     for source in store.sources:
         if source.sha256 == sha256:
             return source
-    if path != "-" and not accept_changed and any(source.path == path for source in store.sources):
+    if path is not None and not accept_changed and any(source.path == path for source in store.sources):
         raise InputError(
             f"{path}: has changed since it was ingested into {store.root}; ingest it into a new atlas, or add its "
             f"present content to this one with --accept-changed (the earlier records stay)"
@@ -247,18 +267,30 @@ def _known(store: Store, path: str, sha256: str, accept_changed: bool) -> Source
     return None
 
 
+def _stream(path: str, stdin: BinaryIO | None) -> AbstractContextManager[BinaryIO] | None:
+    """What `path` gives if it can be read only once; None for a file."""
+    if path == "-":
+        return nullcontext(stdin or sys.stdin.buffer)
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        return open(path, "rb")
+    return None
+
+
+def _storable(path: str) -> str:
+    """`path` as text: names on old disks need not be UTF-8, what the store holds must be."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
 def _sha256(path: str) -> str:
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        raise unreadable(path, error) from error
 
 
 class _Hashed(io.RawIOBase):
-    """A stream that hashes what is read from it: standard input cannot be read twice."""
+    """A stream that hashes what is read from it: a pipe cannot be read twice."""
 
     def __init__(self, stream: BinaryIO):
         self._stream = stream
@@ -274,6 +306,7 @@ class _Hashed(io.RawIOBase):
         return len(data)
 
     def hexdigest(self) -> str:
+        """Of the whole stream: what no parser asked for is read now."""
         while self.readinto(bytearray(1 << 16)):
             pass
         return self._digest.hexdigest()

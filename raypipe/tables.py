@@ -77,11 +77,12 @@ def read_parquet(path: str, columns: TableColumns) -> Iterator[Record | BadRow]:
     try:
         with pq.ParquetFile(path) as file:
             chosen = _find_columns(path, file.schema_arrow.names, columns)
-            row = 0
+            before = 0
             for batch in file.iter_batches(batch_size=ROWS, columns=[name for name in chosen if name]):
                 values = [_texts(path, batch, name) for name in chosen]
-                for row, (id_, sequence, description) in enumerate(zip(*values, strict=True), row + 1):
+                for row, (id_, sequence, description) in enumerate(zip(*values, strict=True), before + 1):
                     yield _record(row, id_, sequence, description, chosen)
+                before += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: damaged or no Parquet file ({error}); copy or make it again") from error
 

@@ -19,6 +19,11 @@ def open_atlas(path: Path) -> Store:
     return Store.open(path)
 
 
+def is_atlas(argument: str) -> bool:
+    """Whether `argument` is the folder of an atlas; a sequence may be longer than any file name."""
+    return os.path.isdir(argument) and is_store(argument)
+
+
 def read_queries(arguments: Sequence[str], columns: TableColumns | None = None) -> tuple[list[str], list[str]]:
     """Names and sequences of the queries in files and literal sequences.
 
@@ -29,7 +34,7 @@ def read_queries(arguments: Sequence[str], columns: TableColumns | None = None) 
     sequences: list[str] = []
     literals = 0
     for argument in arguments:
-        if is_store(argument):
+        if is_atlas(argument):
             raise UsageError(f"{argument}: is an atlas; name queries (sequences or FASTA files), or use --ids")
         if argument == "-" or os.path.exists(argument):
             for record in read_records(argument, columns):

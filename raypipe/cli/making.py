@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from index.store import Store, is_store
+from index.store import Store
 from raypipe.checkpoints import find_checkpoint
-from raypipe.cli.arguments import literal_fasta, named_files
+from raypipe.cli.arguments import is_atlas, literal_fasta, named_files
 from raypipe.cli.progress import EmbedProgress, say
 from raypipe.errors import UsageError
 from raypipe.ingest import IngestReport
@@ -19,7 +20,7 @@ from raypipe.ingest import ingest as ingest_source
 from raypipe.pipeline import EmbedReport
 from raypipe.pipeline import embed as embed_store
 from raypipe.settings import EmbedSettings, IngestSettings
-from raypipe.sources import TableColumns
+from raypipe.sources import TableColumns, shown
 
 Inputs = Annotated[str, Parameter(help="FASTA or FASTQ (plain, gz, xz, zst, bz2), Parquet, CSV, TSV, - or sequences.")]
 Output = Annotated[
@@ -45,7 +46,7 @@ def embed(
     """Embed every sequence of an atlas that has no vector yet; goes on where a killed run stopped."""
     if not inputs:
         raise UsageError("name an atlas, or inputs and -o ATLAS")
-    atlases = [path for path in inputs if is_store(path)]
+    atlases = [path for path in inputs if is_atlas(path)]
     if atlases and (len(inputs) > 1 or output is not None):
         raise UsageError(f"{atlases[0]}: is an atlas; embed it alone, or name inputs and -o ATLAS")
     if not atlases and output is None:
@@ -67,7 +68,7 @@ def embed(
 def ingest_all(store: Store, inputs: Sequence[str], settings: IngestSettings) -> list[IngestReport]:
     """Ingest files, standard input and literal sequences, and say what each gave."""
     columns = TableColumns(settings.id_column, settings.sequence_column)
-    files = [text for text in inputs if text == "-" or Path(text).exists() or not _is_literal(text)]
+    files = [text for text in inputs if text == "-" or os.path.exists(text) or not _is_literal(text)]
     literals = [text for text in inputs if text not in files]
     streams: list[tuple[str, Any]] = [(text, None) for text in files]
     if literals:
@@ -76,7 +77,7 @@ def ingest_all(store: Store, inputs: Sequence[str], settings: IngestSettings) ->
     with store.lock():
         for path, stream in streams:
             report = ingest_source(store, path, columns=columns, accept_changed=settings.accept_changed, stdin=stream)
-            say(ingest_summary(path, report))
+            say(ingest_summary(shown(path) if stream is None else "sequences of the command line", report))
             reports.append(report)
     return reports
 
