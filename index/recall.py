@@ -33,7 +33,7 @@ def measure(index: Any, parts: Sequence[Part], dimension: int, seq_ids: np.ndarr
         return {}
     rows = np.sort(np.random.default_rng(seed).permutation(len(seq_ids))[:SAMPLE])
     queries = unit_rows(take(parts, rows, dimension), seq_ids[rows], "seq_id")
-    # Twice the neighbours and some: room for ties, and for the query itself.
+    # Three times the neighbours: room for ties, and for the query itself.
     truth, cosines = exact_search(unit_batches(parts, dimension), queries, 3 * NEIGHBOURS + 1)
 
     def scan(unfilled: np.ndarray, k: int, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

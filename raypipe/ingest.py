@@ -29,7 +29,8 @@ from index.schema import RECORDS, REJECTS, SEQUENCES
 from index.store import Source, Store
 from raypipe.cleaning import clean, md5
 from raypipe.errors import InputError, RaypipeError
-from raypipe.sources import BadRow, TableColumns, read_records, shown, unreadable
+from raypipe.sources import BadRow, Record, TableColumns, read_records
+from raypipe.unpacking import shown, unreadable
 
 Progress = Callable[[int], None]
 
@@ -140,7 +141,7 @@ class _Staged:
     first_reason: str | None = None
 
 
-def _stage(path: str, records: Iterator[Any], work: Path, progress: Progress | None) -> _Staged:
+def _stage(path: str, records: Iterator[Record | BadRow], work: Path, progress: Progress | None) -> _Staged:
     """Clean every record into `work/records.parquet` or `work/rejects.parquet`."""
     staged = _Staged(work / "records.parquet", work / "rejects.parquet")
     good: list[tuple[Any, ...]] = []
@@ -151,10 +152,8 @@ def _stage(path: str, records: Iterator[Any], work: Path, progress: Progress | N
         pq.ParquetWriter(staged.rejects, REJECTS, compression="zstd") as bad_file,
     ):
         for record in records:
-            canonical, reason = (b"", record.reason) if isinstance(record, BadRow) else clean(record.sequence)
-            if reason is None and not record.id:
-                reason = "no id in its header; give every record a name"
-            if reason is None:
+            canonical, reason = _judge(record)
+            if isinstance(record, Record) and reason is None:
                 sequence = canonical.decode("ascii")
                 good.append((staged.accepted, record.id, record.description, md5(canonical), len(sequence), sequence))
                 staged.accepted += 1
@@ -172,6 +171,15 @@ def _stage(path: str, records: Iterator[Any], work: Path, progress: Progress | N
         _write_rows(good_file, good, STAGED)
         _write_rows(bad_file, bad, REJECTS)
     return staged
+
+
+def _judge(record: Record | BadRow) -> tuple[bytes, str | None]:
+    """The canonical sequence and None, or b"" and why the record is refused."""
+    if isinstance(record, BadRow):
+        return b"", record.reason
+    if not record.id:
+        return b"", "no id in its header; give every record a name"
+    return clean(record.sequence)
 
 
 def _write_rows(writer: pq.ParquetWriter, rows: list[tuple[Any, ...]], schema: pa.Schema) -> None:

@@ -1,39 +1,33 @@
 """Read sequence records from files, one at a time, each with the line where it stands.
 
-FASTA and FASTQ are parsed by dnaio, compression is found and undone by xopen; tables are read in `raypipe/tables.py`.
-Nothing is held whole in memory. What a record may hold is decided in `raypipe/cleaning.py`.
+FASTA and FASTQ are parsed by dnaio; compression is undone in `raypipe/unpacking.py`, tables are read in
+`raypipe/tables.py`. Nothing is held whole in memory. What a record may hold is decided in `raypipe/cleaning.py`.
 """
 
 from __future__ import annotations
 
 import io
-import lzma
 import sys
-import zlib
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from dnaio.exceptions import FileFormatError
 from dnaio.readers import FastaReader, FastqReader
-from xopen import xopen
 
 from raypipe.errors import InputError
 from raypipe.records import BadRow, Record, TableColumns
 from raypipe.tables import read_delimited, read_parquet, table_kind
+from raypipe.unpacking import BUFFER, open_unpacked, shown
 
-__all__ = ["BadRow", "Record", "TableColumns", "read_records", "shown", "unreadable"]
+__all__ = ["BadRow", "Record", "TableColumns", "read_records"]
 
 FORMATS_HINT = (
     "give FASTA or FASTQ (plain, .gz, .xz, .zst, .bz2), or a table with id and sequence columns whose name ends in "
     ".csv, .tsv or .parquet"
 )
-# By content, not by name: files are renamed more often than they are recompressed.
-MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
 PARQUET = b"PAR1"
 BOM = b"\xef\xbb\xbf"
-BUFFER = 1 << 17
 
 # What people give by mistake: how it begins, what it is, what to do.
 FOREIGN = (
@@ -67,7 +61,7 @@ def read_records(
     columns, name = columns or TableColumns(), shown(path)
     if path == "-" and stream is None:
         stream = sys.stdin.buffer
-    with _open(path, stream) as file:
+    with open_unpacked(path, stream) as file:
         start = file.peek(BUFFER)
         parquet = start.startswith(PARQUET) or table_kind(path) == "parquet"
         if not parquet:
@@ -84,67 +78,6 @@ def read_records(
     if stream is not None:
         raise InputError(f"{name}: Parquet cannot be read from a pipe; name the file itself")
     yield from read_parquet(path, columns)
-
-
-def shown(path: str) -> str:
-    """`path` as messages call it."""
-    return "standard input" if path == "-" else path
-
-
-def unreadable(path: str, error: OSError) -> InputError:
-    """Why `path` cannot be opened, in words that say what to do."""
-    if isinstance(error, FileNotFoundError):
-        return InputError(f"{path}: no such file")
-    if isinstance(error, IsADirectoryError):
-        return InputError(f"{path}: is a folder; name the files in it")
-    if isinstance(error, PermissionError):
-        return InputError(f"{path}: may not be read; check its permissions")
-    return InputError(f"{path}: cannot be read ({error.strerror or error})")
-
-
-@contextmanager
-def _open(path: str, stream: BinaryIO | None) -> Iterator[io.BufferedReader]:
-    """Decompressed bytes of `stream`, else of `path`; every way in which that fails becomes an InputError."""
-    try:
-        raw = open(path, "rb", BUFFER) if stream is None else io.BufferedReader(_Whole(stream), BUFFER)  # noqa: SIM115
-    except OSError as error:
-        raise unreadable(path, error) from error
-    try:
-        with raw:
-            start = raw.peek(8)
-            packed = next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), None)
-            if packed is None:
-                yield raw
-            else:
-                # threads=0: no helper process or thread that would turn a damaged file into a broken pipe.
-                with xopen(cast(BinaryIO, raw), "rb", format=packed, threads=0) as unpacked:
-                    yield io.BufferedReader(cast(Any, unpacked), BUFFER)
-    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise _damaged(path, error) from error
-    except Exception as error:
-        # The zstd errors live in different modules before and after Python 3.14.
-        if type(error).__name__ == "ZstdError":
-            raise _damaged(path, error) from error
-        raise
-
-
-def _damaged(path: str, error: Exception) -> InputError:
-    return InputError(f"{shown(path)}: damaged or cut short ({error}); copy or download it again")
-
-
-class _Whole(io.RawIOBase):
-    """A stream that gives as much as is asked for, however small the pieces that a pipe delivers; leaves it open."""
-
-    def __init__(self, stream: BinaryIO):
-        self._stream = stream
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._stream.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
 
 def _sniff(path: str, start: bytes) -> str:

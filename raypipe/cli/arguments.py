@@ -12,6 +12,7 @@ from index.store import Store, is_store
 from raypipe.cleaning import clean
 from raypipe.errors import UsageError
 from raypipe.sources import BadRow, TableColumns, read_records
+from raypipe.unpacking import shown
 
 
 def open_atlas(path: Path) -> Store:
@@ -39,8 +40,8 @@ def read_queries(arguments: Sequence[str], columns: TableColumns | None = None) 
         if argument == "-" or os.path.exists(argument):
             for record in read_records(argument, columns):
                 reason = record.reason if isinstance(record, BadRow) else clean(record.sequence)[1]
-                if reason is not None:
-                    raise UsageError(f"{argument}, line {record.line}, {record.id or 'no id'}: {reason}")
+                if isinstance(record, BadRow) or reason is not None:
+                    raise UsageError(f"{shown(argument)}, line {record.line}, {record.id or 'no id'}: {reason}")
                 names.append(record.id)
                 sequences.append(record.sequence)
             continue

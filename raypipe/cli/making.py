@@ -20,7 +20,8 @@ from raypipe.ingest import ingest as ingest_source
 from raypipe.pipeline import EmbedReport
 from raypipe.pipeline import embed as embed_store
 from raypipe.settings import EmbedSettings, IngestSettings
-from raypipe.sources import TableColumns, shown
+from raypipe.sources import TableColumns
+from raypipe.unpacking import shown
 
 Inputs = Annotated[str, Parameter(help="FASTA or FASTQ (plain, gz, xz, zst, bz2), Parquet, CSV, TSV, - or sequences.")]
 Output = Annotated[
@@ -46,11 +47,12 @@ def embed(
     """Embed every sequence of an atlas that has no vector yet; goes on where a killed run stopped."""
     if not inputs:
         raise UsageError("name an atlas, or inputs and -o ATLAS")
+    first = inputs[0]
     atlases = [path for path in inputs if is_atlas(path)]
     if atlases and (len(inputs) > 1 or output is not None):
         raise UsageError(f"{atlases[0]}: is an atlas; embed it alone, or name inputs and -o ATLAS")
     if not atlases and output is None:
-        raise UsageError(f"{inputs[0]}: is no atlas; to ingest it first, name the atlas to make: -o ATLAS")
+        raise UsageError(f"{first}: is no atlas; to ingest it first, name the atlas to make: -o ATLAS")
     # A wrong model is said before hours of reading, not after.
     checkpoint = find_checkpoint(settings.model)
     if not checkpoint.trained:

@@ -133,6 +133,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             for worker in workers[turn:] + workers[:turn]:
                 saved = peer_environment.cache_folder() / f"{worker.role}-{worker.dtype}.npy"
                 times[worker.name] = worker.embed(sequences, saved)
+                times[worker.name]["load_average"] = os.getloadavg()[0]
                 embeddings[worker.name] = np.load(saved)
                 wall = times[worker.name]["wall_s"]
                 print(f"round {number + 1}: {worker.name:24s} {len(sequences) / wall:8.2f} embeddings/s")
@@ -144,7 +145,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "machine": before,
-        "load_average_after": machine.describe()["load_average"],
         "versions": {worker.role: worker.hello["versions"] for worker in workers},
         "settings": {
             "fasta": options.fasta.name,

@@ -41,7 +41,7 @@ def summarise(
     """Speeds, ratios and agreement.
 
     Args:
-        rounds: for each round and variant `wall_s` and `cpu_s`.
+        rounds: for each round and variant `wall_s`, `cpu_s` and the load average after it.
         embeddings: (S, D) by variant.
         count: sequences S embedded in each turn.
 
@@ -93,6 +93,7 @@ def markdown(result: dict[str, Any]) -> str:
     settings, host, pad = result["settings"], result["machine"], result["padding"]
     lengths, agreement = result["lengths"], result["agreement"]
     peer, own = result["versions"]["multimolecule"], result["versions"]["raypipe"]
+    loads = [turn["load_average"] for times in result["rounds"] for turn in times.values()]
     bf16 = ", ".join(host["bf16"]) or "no bfloat16 instructions"
     worst, median = agreement["ours_bfloat16_cosine_worst"], agreement["ours_bfloat16_cosine_median"]
     lines = [
@@ -106,7 +107,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"{pad['tokens']:,} real ones: {pad['factor']:.2f}x. Ours pads nothing.",
         f"- {host['cpu']}, {host['cores']} cores ({bf16}), {host['memory_gib']} GiB; "
         f"torch {peer['torch']} (peer) and {own['torch']} (ours), transformers {peer['transformers']}.",
-        f"- Load average {host['load_average'][0]} before, {result['load_average_after'][0]} after; "
+        f"- Load average {host['load_average'][0]} before, {min(loads):.1f}-{max(loads):.1f} during the turns; "
         f"this run alone makes about {settings['threads']}.",
         "",
         "| | embeddings/s, median | range | per second of processor time |",

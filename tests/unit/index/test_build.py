@@ -196,7 +196,7 @@ def test_types_by_size():
 
 
 def test_disk_full(builder, vectors, monkeypatch):
-    """A real ENOSPC: the temporary folder leads to /dev/full's errno through a file size limit."""
+    """A write that the system refuses part way, by a limit on the size of files."""
     resource = pytest.importorskip("resource")
     import signal
 
