@@ -17,8 +17,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from index import files
+from index.errors import StoreError
 from index.schema import REJECTS, VECTOR_TYPES, embeddings_schema, tokens_schema, vector_type, with_footer
 from index.store import Embedding, Store
+from model.errors import ModelError
+from raypipe.errors import RaypipeError
 from raypipe.plan import Shard, shard_footer
 
 # Vectors of halves are noise to a codec and an index column of random floats to a dictionary: neither pays.
@@ -73,20 +76,8 @@ class EmbedShards:
     """Ray Data actor class: `__call__` takes a batch of one shard and gives a batch of one receipt."""
 
     def __init__(self, job: EmbedJob):
-        import torch
-
-        from model import load
-
         self.job = job
-        if job.device == "cpu":
-            torch.set_num_threads(job.threads)
-        self.store = Store.open(job.root)
-        self.model = load(job.embedding.model_path, device=job.device, dtype=job.compute_dtype)
-        if self.model.fingerprint != job.embedding.model_fingerprint:
-            raise RuntimeError(
-                f"{job.embedding.model_path} on {socket.gethostname()} holds another model than where the run was "
-                f"started; give every machine the same files"
-            )
+        self._ready = False
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         shard = Shard(*(int(batch[name][0]) for name in ("number", "seq_lo", "seq_hi", "tokens")))
@@ -94,21 +85,48 @@ class EmbedShards:
         return {name: np.array([value]) for name, value in receipt.items()}
 
     def run(self, shard: Shard) -> Receipt:
-        """Embed one shard and commit its file. Errors of the data or the disk come back in the receipt."""
+        """Embed one shard and commit its file. Errors of the data, the disk or the model come back in the receipt."""
         begin = time.perf_counter()
         rows = failed = size = 0
         error, fatal = "", False
         try:
+            self._prepare()
             rows, failed, size = self._embed(shard)
         except OSError as problem:
-            error = f"{type(problem).__name__}: {problem}"
+            error = str(problem)
             fatal = problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
         except Exception as problem:
             # Whatever it is, it must not take the other shards with it; the run reports it and ends as incomplete.
-            error = f"{type(problem).__name__}: {problem}"
+            ours = isinstance(problem, (ModelError, StoreError, RaypipeError))
+            error = str(problem) if ours else f"{type(problem).__name__}: {problem}"
         seconds = time.perf_counter() - begin
         host, pid = socket.gethostname(), os.getpid()
+        fatal = fatal or not self._ready
         return Receipt(shard.number, rows, failed, shard.tokens, seconds, size, host, pid, error, fatal)
+
+    def _prepare(self) -> None:
+        """Open the store and load the model, for the first shard.
+
+        Not in `__init__`: what goes wrong there reaches the user as Ray's traceback of tracebacks, and a process that
+        dies there is started again and again; here it is a failed shard like any other.
+        """
+        if self._ready:
+            return
+        import torch
+
+        from model import load
+
+        job = self.job
+        if job.device == "cpu":
+            torch.set_num_threads(job.threads)
+        self.store = Store.open(job.root)
+        self.model = load(job.embedding.model_path, device=job.device, dtype=job.compute_dtype)
+        if self.model.fingerprint != job.embedding.model_fingerprint:
+            raise RaypipeError(
+                f"{job.embedding.model_path} holds another model than when and where the run was started; give every "
+                f"machine the same files, and leave them alone while it runs"
+            )
+        self._ready = True
 
     def _embed(self, shard: Shard) -> tuple[int, int, int]:
         embedding = self.job.embedding
@@ -141,8 +159,6 @@ class EmbedShards:
 
         A sequence that the model refuses, or whose vector does not fit the stored type, is added to `reasons`.
         """
-        from model import ModelError
-
         embedding = self.job.embedding
         vectors = np.zeros((len(sequences), embedding.dimension), np.float32)
         tokens: list[np.ndarray | None] = [None] * len(sequences)
@@ -214,7 +230,7 @@ def read_sequences(store: Store, shard: Shard) -> tuple[np.ndarray, list[str]]:
     )
     rows = rows.sort_by("seq_id")
     if rows.num_rows != shard.num_sequences:
-        raise RuntimeError(
+        raise RaypipeError(
             f"sequences {shard.seq_lo} to {shard.seq_hi - 1}: {rows.num_rows} found where {shard.num_sequences} were "
             f"ingested; a file in {store.root / 'sequences'} is missing or changed"
         )

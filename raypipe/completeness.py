@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from index.store import Embedding, Store
-from raypipe.plan import read_plan, unfinished
+from raypipe.plan import Shard, read_plan, unfinished
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,17 @@ def check_embedding(store: Store, embedding: Embedding) -> Completeness:
     failed = _count_failed(store, embedding)
     messages = check_sources(store)
     if missing:
-        messages.append(f"{len(missing)} of {len(shards)} shards are not finished")
+        messages.append(f"{len(missing)} of {len(shards)} shards unfinished: {shard_names(missing)}")
     if embedded + failed != store.num_sequences:
         messages.append(f"{embedded} embedded and {failed} failed of {store.num_sequences} sequences")
     numbers = tuple(shard.number for shard in missing)
     return Completeness(store.num_sequences, embedded, failed, len(shards), numbers, tuple(messages))
+
+
+def shard_names(shards: list[Shard], most: int = 5) -> str:
+    """The first of `shards`, by number and by the sequences that they hold."""
+    named = [f"{s.number} (seq_id {s.seq_lo} to {s.seq_hi - 1})" for s in sorted(shards, key=lambda s: s.number)[:most]]
+    return ", ".join([*named, *(["..."] if len(shards) > most else [])])
 
 
 def _count_failed(store: Store, embedding: Embedding) -> int:

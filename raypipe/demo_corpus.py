@@ -235,8 +235,7 @@ def _provenance(
         for (family, source_file), count in families.items()
     )
     hash_rows = "\n".join(
-        f"| {source.path} | {hashlib.sha256((src_dir / source.path).read_bytes()).hexdigest()} |"
-        for source in sources
+        f"| {source.path} | {hashlib.sha256((src_dir / source.path).read_bytes()).hexdigest()} |" for source in sources
     )
     capped = ", ".join(f"{family} at {most}" for family, most in caps.items())
     return _PAGE.format(

@@ -15,7 +15,7 @@ from index.store import Embedding, Store
 from raypipe import plan, ray_runtime, resources
 from raypipe.actors import EmbedJob, EmbedShards, Receipt
 from raypipe.checkpoints import Checkpoint, find_checkpoint
-from raypipe.completeness import Completeness, check_embedding
+from raypipe.completeness import Completeness, check_embedding, shard_names
 from raypipe.errors import IncompleteError, RaypipeError
 from raypipe.ingest import disk_error
 from raypipe.plan import Shard
@@ -70,7 +70,8 @@ def embed(store: Store, settings: EmbedSettings, progress: Progress | None = Non
                 return finished
             if settings.executor == "inline":
                 return _embed(store, settings, checkpoint, None, progress)
-            with ray_runtime.session(settings.address) as ray:
+            # The handler once more: Ray puts its own in place, which leaves without a word.
+            with ray_runtime.session(settings.address) as ray, _interruptible():
                 return _embed(store, settings, checkpoint, ray, progress)
         except OSError as error:
             raise disk_error(store.root, error) from error
@@ -122,12 +123,21 @@ def _embed(store: Store, settings: EmbedSettings, checkpoint: Checkpoint, ray: A
     receipts = _run(job, todo, ray, workers, gpus, progress)
     report = _report(store, embedding, checkpoint, receipts, time.perf_counter() - begin)
     if not report.completeness.complete:
-        first = next((receipt.error for receipt in receipts if receipt.error), "")
-        reason = f" (first error: {first})" if first else ""
         raise IncompleteError(
-            f"{store.root}: {'; '.join(report.completeness.messages)}{reason}; run the same command again to go on"
+            f"{store.root}: {'; '.join(report.completeness.messages)}{_why_incomplete(todo, receipts)}; run the same "
+            f"command again to go on"
         )
     return report
+
+
+def _why_incomplete(todo: list[Shard], receipts: list[Receipt]) -> str:
+    came = {receipt.shard for receipt in receipts}
+    lost = [shard for shard in todo if shard.number not in came]
+    first = next((receipt.error for receipt in receipts if receipt.error), "")
+    reasons = [f"first error: {first}"] if first else []
+    if lost:
+        reasons.append(f"every worker died that took shard {shard_names(lost)}; {ray_runtime.DEATH_HINT}")
+    return f" ({'; '.join(reasons)})" if reasons else ""
 
 
 def _report(
@@ -156,13 +166,13 @@ def _run(job: EmbedJob, todo: list[Shard], ray: Any, workers: int, gpus: float, 
         rows = ray_runtime.run_shards(ray, EmbedShards, job, todo, workers=workers, cpus=cpus, gpus=gpus)
         stream = (Receipt(**{f.name: row[f.name] for f in fields(Receipt)}) for row in rows)
     for receipt in stream:
-        receipts.append(receipt)
-        progress.finished(receipt)
         if receipt.fatal:
             raise RaypipeError(
-                f"{job.root}: {receipt.error} (on {receipt.host}); mend that and run the same command again: "
+                f"{job.root}: stopped on {receipt.host}: {receipt.error}; mend that and run the same command again: "
                 f"it goes on where it stopped"
             )
+        receipts.append(receipt)
+        progress.finished(receipt)
     return receipts
 
 

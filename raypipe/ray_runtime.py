@@ -5,20 +5,29 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from raypipe.errors import RaypipeError
+from raypipe.errors import IncompleteError, RaypipeError
 from raypipe.plan import Shard
 
 HOOK = "raypipe.bootstrap.pin"
 # A shard that kills its actor is tried again so often, then left out and reported; Ray's own default is for ever.
 TASK_RETRIES = 2
-RESTARTS_PER_ACTOR = 10
+# So many shards may be left out before the run stops: more are not bad sequences, but a machine that cannot work.
+LOST_SHARDS = 4
+LOST_SHARE = 0.02
+# An actor does nothing when it starts, so it cannot fail there for ever; and a pool whose actors have used up their
+# restarts waits for ever (ray issue 62746). What ends a run is the number of lost shards.
+RESTARTS_PER_ACTOR = -1
+DEATH_HINT = "most likely the memory does not suffice: try fewer --workers or a smaller --max-tokens"
+CONNECT_SECONDS = 5.0
 # Receipts are all that travels: the default (a third of the memory) would be taken from the models.
 OBJECT_STORE_BYTES = 256 << 20
 
@@ -34,9 +43,14 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[Any]:
         RaypipeError: the cluster cannot be reached, or Ray cannot be started here.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    debug = os.environ.get("RAYPIPE_DEBUG") == "1"
+    if not debug:
+        # Ray prints what its daemons report (tracebacks of tasks that are tried again) on our standard output.
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     # Ray's own logger explains itself at length before every run; what matters comes back in receipts and errors.
     logging.getLogger("ray").setLevel(logging.ERROR)
     import ray
+    from ray.exceptions import RayError
 
     if ray.is_initialized():
         yield ray
@@ -50,26 +64,40 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[Any]:
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
         }
+    where = "here" if address == "local" else f"at {address}"
     try:
+        _knock(address)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ray.init(
                 address=address,
                 runtime_env={"worker_process_setup_hook": HOOK},
                 logging_level=logging.ERROR,
-                log_to_driver=os.environ.get("RAYPIPE_DEBUG") == "1",
+                log_to_driver=debug,
                 **options,
             )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = "here" if address == "local" else f"at {address}"
+    except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RaypipeError(
             f"Ray {where}: {first}; check --address and $RAY_ADDRESS, or use --executor inline"
         ) from error
+    except SystemExit as stop:  # of Ray's own SIGTERM handler, which stands from within ray.init
+        raise KeyboardInterrupt from stop
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nothing listens: Ray itself tries for minutes.
+
+    Raises:
+        OSError: no connection to the host and port of `address`.
+    """
+    parts = urlsplit(address if "//" in address else f"//{address}")
+    if parts.hostname and parts.port:
+        socket.create_connection((parts.hostname, parts.port), timeout=CONNECT_SECONDS).close()
 
 
 def _ensure_token() -> None:
@@ -99,18 +127,15 @@ def run_shards(
     A task is a shard. One whose actor dies again and again gives no receipt: the caller finds it missing on disk.
 
     Raises:
-        RaypipeError: no actor could be started, or the cluster was lost.
+        IncompleteError: too many shards were lost, or the cluster was.
     """
     import ray.data as rd
-    from ray.exceptions import RayError
-
-    # Importing ray.data sets its loggers up anew; its remarks on every execution are for developers of Ray.
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    from ray.exceptions import OutOfMemoryError, RayActorError, RayError, WorkerCrashedError
 
     context = rd.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.max_errored_blocks = len(shards)
+    context.max_errored_blocks = max(LOST_SHARDS, int(LOST_SHARE * len(shards)))
     rows = [asdict(shard) for shard in shards]
     try:
         with warnings.catch_warnings():
@@ -120,15 +145,37 @@ def run_shards(
                 actor,
                 fn_constructor_args=(job,),
                 batch_size=1,
-                compute=rd.ActorPoolStrategy(size=workers),
+                # One task at a time: those that wait at an actor that dies would use up their retries with it.
+                compute=rd.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
                 num_cpus=cpus,
                 num_gpus=gpus,
                 max_restarts=RESTARTS_PER_ACTOR,
                 max_task_retries=TASK_RETRIES,
             )
-            yield from receipts.iter_rows()
+            with _data_log_in_file_only():
+                yield from receipts.iter_rows()
+    except (RayActorError, WorkerCrashedError, OutOfMemoryError) as error:
+        raise IncompleteError(
+            f"stopped: workers died at more than {context.max_errored_blocks} shards; {DEATH_HINT}; run the same "
+            f"command again to go on"
+        ) from error
     except RayError as error:
-        raise RaypipeError(f"Ray gave up: {root_cause(error)}; run the same command again to go on") from error
+        raise IncompleteError(f"Ray gave up: {root_cause(error)}; run the same command again to go on") from error
+
+
+@contextmanager
+def _data_log_in_file_only() -> Iterator[None]:
+    """Keep Ray Data's remarks and tracebacks off the terminal; its log in Ray's session folder has them."""
+    consoles = [h for h in logging.getLogger("ray.data").handlers if h.name == "console"]
+    levels = [handler.level for handler in consoles]
+    if os.environ.get("RAYPIPE_DEBUG") != "1":
+        for handler in consoles:
+            handler.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for handler, level in zip(consoles, levels, strict=True):
+            handler.setLevel(level)
 
 
 def root_cause(error: BaseException) -> str:

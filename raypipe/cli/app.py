@@ -21,6 +21,8 @@ app = App(
     help_format="plaintext",
     error_console=Console(stderr=True),
 )
+# Ctrl-C and SIGTERM are for `raypipe.cli.run`, which knows what they mean for the work.
+app.suppress_keyboard_interrupt = app.meta.suppress_keyboard_interrupt = False
 app.command(making.ingest)
 app.command(making.embed)
 app.command(making.index)

@@ -54,11 +54,12 @@ class EmbedProgress(Progress):
             self._bar.start()
 
     def finished(self, receipt: Receipt) -> None:
+        if receipt.error:
+            say(f"shard {receipt.shard} failed on {receipt.host}: {receipt.error}")
+            return
         self._tokens += receipt.tokens
         self._shards += 1
         rate = f"{self._tokens / (time.monotonic() - self._begin):,.0f} tokens/s"
-        if receipt.error:
-            say(f"shard {receipt.shard} failed on {receipt.host}: {receipt.error}")
         if self._bar is not None:
             self._bar.update(self._task, completed=self._tokens, rate=rate)
         elif time.monotonic() - self._said >= LINE_EVERY_S:

@@ -124,6 +124,8 @@ def markdown(result: dict[str, Any]) -> str:
             for name, r in result["ratios"].items()
         ),
         "",
+        "Where other programs ran beside, the ratios by processor time are the steadier ones.",
+        "",
         "Agreement of the mean-pooled embeddings:",
         "- ours against the peer's in float32, largest difference relative to the embedding's largest value: "
         f"{agreement['float32_max_relative_difference']:.1e};",
