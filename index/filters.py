@@ -19,16 +19,17 @@ from index.schema import RECORDS, SEQUENCES
 from index.sql import connect
 from index.store import Store
 
-EVERY_TABLE_HAS = ("seq_id", "id")
+# What a name means in a hit it means in a condition, also where an annotation table has a column of that name.
+AS_IN_A_HIT = {"seq_id": "sequences", "length": "sequences", "id": "records", "description": "records"}
 
 
 def matching_sequences(store: Store, where: str) -> np.ndarray:
     """The sequences for which `where` holds: sorted seq_ids, int64 (n,).
 
     Columns are those of `sequences`, `records` and every annotation table; a name that several tables have is written
-    table.column, except `id` and `seq_id`, which alone mean the record's and the sequence's. A sequence matches if any
-    of its rows matches (any combination of rows, where the condition names several tables); in a sequence without rows
-    in a table that table's columns are NULL.
+    table.column, except `id`, `seq_id`, `length` and `description`, which alone mean what they mean in a hit.
+    A sequence matches if any of its rows matches (any combination of rows, where the condition names several tables);
+    in a sequence without rows in a table that table's columns are NULL.
 
     Raises:
         StoreError: not one SQL condition, an unknown or ambiguous column, or a value that does not fit its column.
@@ -126,8 +127,8 @@ def _owner(names: list[str], tables: Mapping[str, list[str]]) -> tuple[str, list
         if names[1].lower() not in (column.lower() for column in tables[table]):
             raise StoreError(f"no column {names[1]!r} in {table}; it has: {', '.join(tables[table])}")
         return table, names[1:]
-    if first in EVERY_TABLE_HAS:
-        return ("records" if first == "id" else "sequences"), names
+    if first in AS_IN_A_HIT:
+        return AS_IN_A_HIT[first], names
     everything = [(table, column) for table, columns in tables.items() for column in columns]
     found = [(table, column) for table, column in everything if column.lower() == first]
     # Else the name that a hit gives to a column of several tables.

@@ -39,15 +39,8 @@ def hit_table(
     Raises:
         StoreError: an unknown column; the message lists all.
     """
-    tables = list_tables(store)
-    annotation = _annotation_columns(tables)
-    wanted = list(columns) if columns is not None else [*BASE, *annotation]
-    known = [*BASE, *annotation, *ON_REQUEST]
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise StoreError(f"no column {unknown[0]!r}; there are: {', '.join(known)}")
-    if len(set(wanted)) < len(wanted):
-        raise StoreError(f"a column is asked for twice: {', '.join(wanted)}")
+    wanted = check_columns(store, columns)
+    annotation = _annotation_columns(list_tables(store))
     lines, ranks = np.nonzero(seq_ids != NO_HIT)
     found = seq_ids[lines, ranks]
     distinct, places = np.unique(found, return_inverse=True)
@@ -63,6 +56,23 @@ def hit_table(
         extra = _annotations_of(store, distinct, asked).take(pa.array(places))
         parts.update({name: extra[name] for name in asked})
     return pa.table({name: parts[name] for name in wanted})
+
+
+def check_columns(store: Store, columns: Sequence[str] | None) -> list[str]:
+    """The columns that a hit table shall have, in order: `columns`, or all but those on request if None.
+
+    Raises:
+        StoreError: an unknown column (the message lists all), or one that is asked for twice.
+    """
+    known = available_columns(store)
+    if columns is None:
+        return [name for name in known if name not in ON_REQUEST]
+    unknown = [name for name in columns if name not in known]
+    if unknown:
+        raise StoreError(f"no column {unknown[0]!r}; there are: {', '.join(known)}")
+    if len(set(columns)) < len(columns):
+        raise StoreError(f"a column is asked for twice: {', '.join(columns)}")
+    return list(columns)
 
 
 def available_columns(store: Store) -> list[str]:

@@ -132,6 +132,10 @@ class Atlas:
             raise UsageError("give exactly one of sequences, ids and vectors")
         if k < 1:
             raise UsageError(f"k is {k}; ask for at least one hit")
+        chosen = list(columns) if columns is not None else None
+        # Before the queries are embedded, which is the slow part: a wrong name shall not wait for it.
+        hits.check_columns(self.store, chosen)
+        allowed = None if where is None else filters.matching_sequences(self.store, where)
         if ids is not None:
             labels, seq_ids = hits.resolve_ids(self.store, list(ids))
             queries = self.searcher.vectors(seq_ids)
@@ -144,9 +148,7 @@ class Atlas:
         labels = list(names) if names is not None else labels
         if len(labels) != len(queries):
             raise UsageError(f"{len(labels)} names for {len(queries)} queries; give one for each")
-        allowed = None if where is None else filters.matching_sequences(self.store, where)
         seq_ids, scores = self.searcher.search(queries, k, allowed=allowed)
-        chosen = list(columns) if columns is not None else None
         return Result(hits.hit_table(self.store, self.searcher, labels, seq_ids, scores, columns=chosen))
 
     def embed(self, sequences: str | Sequence[str]) -> np.ndarray:

@@ -6,9 +6,10 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[Any]:
     where = "here" if address == "local" else f"at {address}"
     try:
         _knock(address)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), nullcontext() if address == "local" else _unheard():
             warnings.simplefilter("ignore")
             ray.init(
                 address=address,
@@ -77,9 +78,10 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[Any]:
                 **options,
             )
     except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        cause = " ".join(str(error).split())[:300] or type(error).__name__
+        token = "" if address == "local" else ", that $RAY_AUTH_TOKEN or ~/.ray/auth_token is the cluster's token"
         raise RaypipeError(
-            f"Ray {where}: {first}; check --address and $RAY_ADDRESS, or use --executor inline"
+            f"Ray {where}: {cause}; check --address and $RAY_ADDRESS{token}, or use --executor inline"
         ) from error
     except SystemExit as stop:  # of Ray's own SIGTERM handler, which stands from within ray.init
         raise KeyboardInterrupt from stop
@@ -137,6 +139,7 @@ def run_shards(
     context.print_on_execution_start = False
     context.max_errored_blocks = max(LOST_SHARDS, int(LOST_SHARE * len(shards)))
     rows = [asdict(shard) for shard in shards]
+    _provoke_unheard(ray)
     try:
         with warnings.catch_warnings():
             # max_restarts and max_task_retries can be passed in this way only; deprecated, to go in 2.64.
@@ -161,6 +164,41 @@ def run_shards(
         ) from error
     except RayError as error:
         raise IncompleteError(f"Ray gave up: {root_cause(error)}; run the same command again to go on") from error
+
+
+def _provoke_unheard(ray: Any) -> None:
+    """Make Ray's core say, where nobody hears it, what it says once in every process that uses Ray Data.
+
+    Its C++ side writes straight to file descriptor 2, as an error, that an actor which may be restarted has arguments
+    in the object store (ray issue 57733). All actors of Ray Data have, and there is no switch. So an actor that never
+    runs is the first to be remarked upon.
+    """
+
+    @ray.remote(num_cpus=0, max_restarts=1)
+    class Decoy:
+        def __init__(self, argument: Any):
+            pass
+
+    argument = ray.put(None)
+    with _unheard():
+        Decoy.remote(argument)
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Turn file descriptor 2, on which Ray's C++ side talks, away from the terminal; its logs have it all."""
+    if os.environ.get("RAYPIPE_DEBUG") == "1":
+        yield
+        return
+    sys.stderr.flush()
+    heard, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(heard, 2)
+        os.close(heard)
+        os.close(nowhere)
 
 
 @contextmanager

@@ -7,17 +7,24 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from index.store import Store, is_store
+from index.store import is_store
 from raypipe.cleaning import clean
 from raypipe.errors import UsageError
 from raypipe.sources import BadRow, TableColumns, read_records
 from raypipe.unpacking import shown
 
 
-def open_atlas(path: Path) -> Store:
-    """The store at `path`."""
-    return Store.open(path)
+def refuse_option(_: Any, values: str | tuple[str, ...]) -> None:
+    """Validator of positional arguments that may be "-": to let that one in, cyclopts lets in all that begins so.
+
+    Raises:
+        UsageError: an argument is an option that does not exist.
+    """
+    for text in [values] if isinstance(values, str) else values:
+        if text.startswith("-") and text != "-":
+            raise UsageError(f"unknown option {text}; --help lists the options (a file of that name: ./{text})")
 
 
 def is_atlas(argument: str) -> bool:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from cyclopts import Parameter
 
 from raypipe.cli.arguments import read_queries, split_list
-from raypipe.cli.making import AtlasPath
+from raypipe.cli.making import MAYBE_STDIN, AtlasPath
 from raypipe.errors import UsageError
 
 Format = Annotated[Literal["tsv", "csv", "jsonl", "parquet"], Parameter(help="Format of the answer.")]
@@ -22,7 +22,7 @@ OutputFile = Annotated[
 
 def search(
     atlas: AtlasPath,
-    *queries: Annotated[str, Parameter(help="Sequences, FASTA files, or - for standard input.")],
+    *queries: Annotated[str, MAYBE_STDIN, Parameter(help="Sequences, FASTA files, or - for standard input.")],
     ids: Annotated[list[str] | None, Parameter(consume_multiple=True, help="Ids of records in the atlas.")] = None,
     k: Annotated[int, Parameter(name=["-k", "--k"], help="Hits of each query.")] = 10,
     where: Annotated[

@@ -12,18 +12,24 @@ from cyclopts import Parameter
 
 from index.store import Store
 from raypipe.checkpoints import find_checkpoint
-from raypipe.cli.arguments import is_atlas, literal_fasta, named_files
+from raypipe.cleaning import clean
+from raypipe.cli.arguments import is_atlas, literal_fasta, named_files, refuse_option
 from raypipe.cli.progress import EmbedProgress, say
-from raypipe.errors import UsageError
+from raypipe.completeness import check_embedding
+from raypipe.errors import IncompleteError, UsageError
 from raypipe.ingest import IngestReport
 from raypipe.ingest import ingest as ingest_source
 from raypipe.pipeline import EmbedReport
 from raypipe.pipeline import embed as embed_store
 from raypipe.settings import EmbedSettings, IngestSettings
 from raypipe.sources import TableColumns
-from raypipe.unpacking import shown
+from raypipe.unpacking import shown, unreadable
 
-Inputs = Annotated[str, Parameter(help="FASTA or FASTQ (plain, gz, xz, zst, bz2), Parquet, CSV, TSV, - or sequences.")]
+# What may be "-", standard input.
+MAYBE_STDIN = Parameter(allow_leading_hyphen=True, validator=refuse_option)
+Inputs = Annotated[
+    str, MAYBE_STDIN, Parameter(help="FASTA or FASTQ (plain, gz, xz, zst, bz2), Parquet, CSV, TSV, - or sequences.")
+]
 Output = Annotated[
     Path | None, Parameter(name=["--output", "-o"], help="Folder of the atlas; made where it is missing.")
 ]
@@ -35,11 +41,12 @@ def ingest(*inputs: Inputs, output: Output = None, settings: IngestSettings = RE
     """Read sequences into an atlas: distinct ones once, records as given, rejects with a reason."""
     if not inputs or output is None:
         raise UsageError("name the inputs and the atlas: raypipe ingest INPUT... -o ATLAS")
+    refuse_missing(inputs)
     ingest_all(Store.open_or_create(output), inputs, settings)
 
 
 def embed(
-    *inputs: Annotated[str, Parameter(help="An atlas, or inputs to ingest first (then with -o).")],
+    *inputs: Annotated[str, MAYBE_STDIN, Parameter(help="An atlas, or inputs to ingest first (then with -o).")],
     output: Output = None,
     settings: EmbedSettings = EMBEDDING,
     reading: IngestSettings = READING,
@@ -53,7 +60,9 @@ def embed(
         raise UsageError(f"{atlases[0]}: is an atlas; embed it alone, or name inputs and -o ATLAS")
     if not atlases and output is None:
         raise UsageError(f"{first}: is no atlas; to ingest it first, name the atlas to make: -o ATLAS")
-    # A wrong model is said before hours of reading, not after.
+    # A wrong name is said before hours of reading, not after.
+    if not atlases:
+        refuse_missing(inputs)
     checkpoint = find_checkpoint(settings.model)
     if not checkpoint.trained:
         say(f"warning: {checkpoint.name} is untrained (random weights): good to try raypipe, not for conclusions")
@@ -65,6 +74,19 @@ def embed(
     with closing(EmbedProgress()) as progress:
         report = embed_store(store, settings, progress)
     say(embed_summary(store, report))
+
+
+def refuse_missing(inputs: Sequence[str]) -> None:
+    """Look at every input before the first one is read, and before an atlas is made.
+
+    Raises:
+        InputError: one is neither a file nor standard input nor a sequence.
+    """
+    for text in inputs:
+        if os.path.isdir(text):
+            raise unreadable(text, IsADirectoryError())
+        if text != "-" and not os.path.exists(text) and not _is_literal(text):
+            raise unreadable(text, FileNotFoundError())
 
 
 def ingest_all(store: Store, inputs: Sequence[str], settings: IngestSettings) -> list[IngestReport]:
@@ -85,8 +107,6 @@ def ingest_all(store: Store, inputs: Sequence[str], settings: IngestSettings) ->
 
 
 def _is_literal(text: str) -> bool:
-    from raypipe.cleaning import clean
-
     return clean(text)[1] is None
 
 
@@ -132,6 +152,13 @@ def index(
 
     store = Store.open(atlas)
     with store.lock():
+        # An index over a part of the sequences would look whole to everyone who searches it.
+        state = check_embedding(store, store.embedding(name))
+        if not state.complete:
+            raise IncompleteError(
+                f"{store.root}: not all is embedded ({'; '.join(state.messages)}); run raypipe embed {store.root} with "
+                f"its options again, then index"
+            )
         info = build_index(store, name, kind=type)
     if info.unchanged:
         say(f"index {info.version}: up to date ({info.type}, {info.rows:,} vectors of {info.embeddings})")

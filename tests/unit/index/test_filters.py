@@ -40,6 +40,7 @@ def store(builder, tmp_path):
         ("clan = 'CL1' AND taxid = 10090", [1]),
         ("clan = 'CL2' OR taxid = 7", [3, 4]),
         ("sequences.length < 10", [0, 1]),
+        ("length < 10", [0, 1]),  # as in a hit, although the annotations have a length too
         ("rna.length > 80 AND sequences.length < 10", [1]),
         ("rna_length > 80", [1, 3]),
         ("rna_score = 2", [4]),
@@ -68,7 +69,6 @@ def test_conditions(store, where, expected):
     [
         ("taxon = 1", r"no column 'taxon'; there are: sequences: .*length.*; records: .*; .*rna: .*taxid"),
         ("type = 'tRNA'", r"'type' is ambiguous: write (rna.type or Clans.type|Clans.type or rna.type)"),
-        ("length < 10", r"'length' is ambiguous: write sequences.length or rna.length"),
         ("rna.clan = 1", r"no column 'clan' in rna; it has: seq_id, id, taxid, type, length"),
         ('clan = "CL1"', r"no column 'CL1'.*single quotes"),
         ("taxid = 'human'", r"Could not convert string 'human'"),

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
 from index.schema import RECORDS, REJECTS, SEQUENCES
@@ -73,7 +73,7 @@ def test_tables_have_the_stores_schemas(store: Store, add: Ingest) -> None:
     add(">a\nAC\n>b\nL\n")
     for kind, schema in (("sequences", SEQUENCES), ("records", RECORDS), ("rejects", REJECTS)):
         for part in store.parts(kind):
-            assert pa.parquet.read_schema(part).equals(schema), kind
+            assert pq.read_schema(part).equals(schema), kind
 
 
 @pytest.mark.parametrize(
