@@ -227,7 +227,11 @@ def _stored_columns(staged: Staged, matched: Matched) -> tuple[dict[int, str], s
 
 
 def _types(connection: duckdb.DuckDBPyConnection, staged: Staged, matched: Matched) -> list[str]:
-    """The type of each column: that of a Parquet file, else the narrowest that writes every value back as it was."""
+    """The type of each column: that of a Parquet file, else by its values.
+
+    Whole numbers only where each is written back as it was, so that 007 stays text; decimal numbers become DOUBLE,
+    since scores are to be compared and sorted, and 1.10 is 1.1 then.
+    """
     described = [str(row[1]) for row in connection.execute("DESCRIBE staged").fetchall()]
     if staged.typed:
         return described

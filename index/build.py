@@ -48,7 +48,7 @@ def build_index(
     cosines. Every other type works on Euclidean distances, which rank unit vectors alike.
 
     Args:
-        name: which embeddings; the store's default if None.
+        name: which embeddings; if None those of the live index, else the only ones.
         kind: "flat"; "auto" (see `choose_type`); or a FAISS factory string, such as "HNSW32" or "IVF1024,SQ8".
         progress: called with rows added and rows in all.
 
@@ -59,7 +59,7 @@ def build_index(
         StoreError: nothing is embedded, a part is damaged or of another model, a vector is zero or not finite, the
             type is unknown to FAISS or needs more rows, or the disk is full.
     """
-    embedding = store.embedding(name)
+    embedding = choose_embedding(store, name)
     parts = finished_parts(store, embedding)
     num_rows = sum(part.rows for part in parts)
     type_ = FLAT if kind.lower() == "flat" else choose_type(num_rows) if kind.lower() == "auto" else kind
@@ -88,6 +88,21 @@ def build_index(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return current_info(store) or info
+
+
+def choose_embedding(store: Store, name: str | None) -> Embedding:
+    """The embeddings to index: those called `name`, else those of the live index, else the only ones.
+
+    Raises:
+        StoreError: there are none, or several of which the user has to choose.
+    """
+    known = store.embeddings
+    live = current_info(store) if name is None else None
+    if live is not None and live.embeddings in known:
+        name = live.embeddings
+    elif name is None and len(known) > 1:
+        raise StoreError(f"{store.root}: holds several embeddings; say which with --name: {', '.join(known)}")
+    return store.embedding(name)
 
 
 def choose_type(num_rows: int) -> str:

@@ -2,7 +2,7 @@
 
     atlas/
       store.json                   this manifest: format, ingested sources, embeddings with their fingerprints
-      sequences/part-*.parquet     distinct sequences (schema.SEQUENCES), seq_id dense and stable, sorted by length per ingest
+      sequences/part-*.parquet     distinct sequences (schema.SEQUENCES), seq_id dense and stable, by length per ingest
       records/part-*.parquet       records as given (schema.RECORDS): many may share one sequence
       rejects/part-*.parquet       what was refused, and why (schema.REJECTS)
       embeddings/<name>/part-*     one vector per sequence; plan.parquet beside them lists the shards
@@ -106,11 +106,14 @@ class Store:
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
             version = int(manifest["format"])
-        except (ValueError, KeyError, TypeError) as error:
+            if version == FORMAT_VERSION:
+                store = cls(root, manifest)
+                # Read once, so that whatever is wrong in them is said here and now.
+                _ = (store.sources, store.embeddings)
+                return store
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"{file}: damaged manifest ({error}); restore it from a copy or ingest anew") from error
-        if version != FORMAT_VERSION:
-            raise StoreError(f"{file}: store format {version}; this raypipe reads {FORMAT_VERSION}: use a matching one")
-        return cls(root, manifest)
+        raise StoreError(f"{file}: store format {version}; this raypipe reads {FORMAT_VERSION}: use a matching one")
 
     @classmethod
     def open_or_create(cls, path: str | os.PathLike[str]) -> Store:
@@ -127,14 +130,17 @@ class Store:
         try:
             root.mkdir(parents=True, exist_ok=True)
             foreign = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
-            if foreign:
+            if foreign and not is_store(root):
                 raise StoreError(f"{root}: not an atlas, and not empty (holds {foreign[0]}); name a new folder with -o")
-            created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            manifest = {"format": FORMAT_VERSION, "created": created, "sources": [], "embeddings": {}}
-            files.write_json(root / MANIFEST, manifest, root)
+            with writer_lock(root):
+                # Another process may have made it, and written to it, since we looked.
+                if not is_store(root):
+                    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+                    manifest = {"format": FORMAT_VERSION, "created": created, "sources": [], "embeddings": {}}
+                    files.write_json(root / MANIFEST, manifest, root)
         except OSError as error:
             raise StoreError(f"{root}: cannot write there ({error.strerror}); choose another folder with -o") from error
-        return cls(root, manifest)
+        return cls.open(root)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -106,7 +106,9 @@ def convert(src: str | Path, dst: str | Path, u_row: Literal["U", "T"] | None = 
         alphabet = read_alphabet(src)
     if "lm_head" in found.parts:
         settings["tie_word_embeddings"] = "lm_head.decoder.weight" not in tensors
+    own = read_json(src / "config.json").get("raypipe") or {}
     settings["raypipe"] = {
+        **({"trained": own["trained"]} if "trained" in own else {}),
         "source": str(settings.get("_name_or_path") or src.resolve().name),
         "source_layout": layout,
         **({"u_row": u_row} if u_row else {}),

@@ -23,14 +23,23 @@ def connect(target: Any) -> Atlas:
     Raises:
         index.errors.StoreError: `target` is no atlas.
     """
+    _pin()
     from raypipe.client import Atlas
 
     return Atlas(target)
 
 
+def _pin() -> None:
+    # Not at import: whoever asks a server only needs neither of the two packages, nor their names taken.
+    from raypipe.bootstrap import pin
+
+    pin()
+
+
 def __getattr__(name: str) -> Any:
     # Lazy, so that `import raypipe` stays quick and loads neither torch nor ray.
     if name in {"Atlas", "Result"}:
+        _pin()
         from raypipe import client
 
         return getattr(client, name)

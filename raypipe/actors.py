@@ -190,11 +190,12 @@ class EmbedShards:
                 except ModelError as problem:
                     reasons[row] = str(problem)
         limit = np.finfo(embedding.dtype).max
-        with np.errstate(invalid="ignore"):
-            bad = ~(np.abs(vectors) <= limit).all(axis=1)
-        for row in np.flatnonzero(bad).tolist():
-            reasons[row] = f"its vector does not fit {embedding.dtype} (values beyond {limit:.3g}, or not finite)"
-            tokens[row] = None
+        for row in wanted:
+            values = [vectors[row]] if tokens[row] is None else [vectors[row], tokens[row]]
+            # Written so that NaN fails too.
+            if not all((np.abs(value) <= limit).all() for value in values):
+                reasons[row] = f"its values do not fit {embedding.dtype} (beyond {limit:.3g}, or not finite)"
+                tokens[row] = None
         return vectors, tokens
 
     def _write(self, kind: str, shard: Shard, table: pa.Table) -> int:
@@ -205,7 +206,7 @@ class EmbedShards:
     def _write_rejects(self, shard: Shard, ids: np.ndarray, reasons: dict[int, str]) -> None:
         """Before the shard's own file, so that a finished shard's failures are never missing."""
         name = self.job.embedding.name
-        final = self.store.root / "rejects" / f"part-embed-{name}-{shard.file_name.removeprefix('part-')}"
+        final = self.store.root / "rejects" / shard.rejects_name(self.job.embedding)
         if not reasons:
             final.unlink(missing_ok=True)
             return

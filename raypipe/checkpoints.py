@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from model import registry
 from model.config import AidoRnaConfig, read_json
+from model.errors import CheckpointError
+from model.files import PICKLE, SAFETENSORS, find_weights
 from model.identity import fingerprint
 from raypipe.errors import RaypipeError
 
-LAYOUT_FILES = ["*.json", "*.safetensors", "vocab.txt", "*.bin", "README.md"]
+# Pickles are fetched only where there is nothing better.
+SAFE_FILES = ["*.json", "*.safetensors", "vocab.txt"]
+PICKLES = ["*.bin"]
 
 
 @dataclass(frozen=True)
@@ -18,12 +24,14 @@ class Checkpoint:
     """A checkpoint whose files are on this machine.
 
     Attributes:
+        asked: what finds it again from any folder: the user's words, a folder made absolute.
         name: short name, fit for a folder in the store.
         path: folder with config.json and the weights, or the name of a shipped checkpoint, which every worker has.
         fingerprint: sha256 over weights, vocabulary and configuration.
         trained: False where the registry knows that the weights are random.
     """
 
+    asked: str
     name: str
     path: str
     fingerprint: str
@@ -39,16 +47,22 @@ def find_checkpoint(model: str) -> Checkpoint:
         model.errors.ModelError: its files are damaged, of another architecture, or in GenBio's layout, which is
             never read at run time (pickles can run code, and which row is uracil is a choice).
     """
-    entry = registry.find(model.partition("@")[0])
+    name, _, revision = model.partition("@")
+    entry = registry.find(name)
+    asked = model
     if entry and entry.folder:
-        path, name, folder = entry.name, entry.name, registry.shipped_checkpoint(entry.name)
+        if revision:
+            raise RaypipeError(f"{model}: {entry.name} ships with raypipe and has no revisions; leave out @{revision}")
+        path, folder = entry.name, registry.shipped_checkpoint(entry.name)
     elif Path(model).is_dir():
         folder = Path(model).resolve()
-        path, name = str(folder), folder.name.lower()
-    elif entry or "/" in model:
-        hub, _, revision = model.partition("@")
-        path = _from_hub(entry.hub_ids if entry else (hub,), revision or None)
-        folder, name = Path(path), entry.name if entry else hub.rpartition("/")[2].lower()
+        asked = path = str(folder)
+        name = folder.name
+    elif model.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise RaypipeError(f"{model}: no such folder; give the folder that holds the checkpoint's config.json")
+    elif entry or "/" in name:
+        path = _from_hub(entry.hub_ids if entry else (name,), revision or None, entry)
+        folder, name = Path(path), name.rpartition("/")[2]
     else:
         raise RaypipeError(
             f"no model {model!r}: give a folder, a hub id (ORG/NAME), or one of: {', '.join(registry.names())}"
@@ -56,7 +70,8 @@ def find_checkpoint(model: str) -> Checkpoint:
     # A checkpoint that says of itself that it is untrained stays so under any folder's name.
     own = read_json(folder / "config.json").get("raypipe") or {}
     return Checkpoint(
-        name=name,
+        asked=asked,
+        name=entry.name if entry else re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.") or "model",
         path=path,
         fingerprint=fingerprint(folder),
         config=AidoRnaConfig.from_json(folder),
@@ -64,23 +79,49 @@ def find_checkpoint(model: str) -> Checkpoint:
     )
 
 
-def _from_hub(hub_ids: tuple[str, ...], revision: str | None) -> str:
+def _from_hub(hub_ids: tuple[str, ...], revision: str | None, entry: registry.Entry | None) -> str:
     """Folder of the first of `hub_ids` that can be had, from the cache before the network."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    for hub in hub_ids:
-        try:
-            return snapshot_download(hub, revision=revision, allow_patterns=LAYOUT_FILES, local_files_only=True)
-        except LocalEntryNotFoundError:
-            continue
     failures = []
-    for hub in hub_ids:
-        try:
-            return snapshot_download(hub, revision=revision, allow_patterns=LAYOUT_FILES)
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            failures.append(f"{hub}: {str(error).strip().splitlines()[0]}")
+    for offline in (True, False):
+        for hub in hub_ids:
+            try:
+                for patterns in (SAFE_FILES, [*SAFE_FILES, *PICKLES]):
+                    folder = Path(
+                        snapshot_download(hub, revision=revision, allow_patterns=patterns, local_files_only=offline)
+                    )
+                    if _has_weights(folder, SAFETENSORS):
+                        return str(folder)
+                    if _has_weights(folder, PICKLE):
+                        raise RaypipeError(_convert_first(folder, hub, entry))
+                failures += [] if offline else [f"{hub}: holds no weights"]
+            except LocalEntryNotFoundError as error:
+                failures += [] if offline else [f"{hub}: {_first_line(error)}"]
+            except (HfHubHTTPError, HFValidationError, OSError) as error:
+                failures.append(f"{hub}: {_first_line(error)}")
     raise RaypipeError(
         f"the files of {hub_ids[0]} are neither in the cache nor could they be fetched ({'; '.join(failures)}); "
         f"download them where there is a network (hf download {hub_ids[0]}), then give the folder as --model"
     )
+
+
+def _has_weights(folder: Path, stem: str) -> bool:
+    """Whether all weight files of one kind are there: a download that was cut short leaves some."""
+    try:
+        return find_weights(folder, stem) is not None
+    except CheckpointError:
+        return False
+
+
+def _convert_first(folder: Path, hub: str, entry: registry.Entry | None) -> str:
+    """What to type for a repository of GenBio's layout; the cache's folder names do not say which model it is."""
+    target = f"./{hub.rpartition('/')[2]}"
+    row = f" --u-row {entry.u_row}" if entry and entry.u_row in ("U", "T") else ""
+    command = f"raypipe model convert {shlex.quote(str(folder))} {shlex.quote(target)}{row}"
+    return f"{hub}: is in GenBio's layout; convert it once, then use it with --model {target}: {command}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -21,6 +21,7 @@ from index.info import current_info
 from index.search import Searcher
 from index.store import Embedding, Store
 from raypipe.cleaning import clean
+from raypipe.completeness import check_embedding
 from raypipe.errors import UsageError
 
 if TYPE_CHECKING:
@@ -97,7 +98,9 @@ class Atlas:
 
     @property
     def _embedding(self) -> Embedding:
-        return self.store.embedding(self.searcher.info.embeddings)
+        """The set of vectors that is indexed; before there is an index, the first one."""
+        info = current_info(self.store)
+        return self.store.embedding(info.embeddings if info else None)
 
     def search(
         self,
@@ -230,12 +233,22 @@ def load_encoder(embedding: Embedding, model: str | None = None, device: str | N
             f"(fingerprint {embedding.model_fingerprint[:12]}, here {checkpoint.fingerprint[:12]}); vectors of "
             f"different models cannot be compared: give that model with --model, or embed anew under another --name"
         )
-    return load(checkpoint.path, device=device, dtype="float32" if device == "cpu" else "bfloat16")
+    return load(checkpoint.path, device=device, dtype="float32" if device == "cpu" else embedding.settings["dtype"])
 
 
 def embed_queries(encoder: Model, embedding: Embedding, sequences: list[str]) -> np.ndarray:
-    """(N, D) float32, by the layer, pooling and policy for long sequences of `embedding`."""
-    long = "error" if embedding.on_long == "reject" else embedding.on_long
+    """(N, D) float32, by the layer, pooling and policy for long sequences of `embedding`.
+
+    Raises:
+        UsageError: a query is longer than the model's context, where the atlas refused such sequences too.
+    """
+    context = encoder.config.context
+    if embedding.on_long == "reject" and (longest := max(map(len, sequences), default=0)) > context:
+        raise UsageError(
+            f"a query has {longest} nt; the vectors {embedding.name!r} were made with --on-long reject, so queries "
+            f"over {context} nt are refused too: search with a part of it, or embed the atlas with --on-long window"
+        )
+    long = "truncate" if embedding.on_long == "truncate" else "window"
     features = encoder.features(sequences, pooling=embedding.pooling, layer=embedding.layer, long=long)
     return features.embeddings
 
@@ -260,13 +273,18 @@ def describe_atlas(store: Store) -> dict[str, Any]:
                 "pooling": e.pooling,
                 "layer": e.layer,
                 "dtype": e.dtype,
-                "shards_finished": len(store.embedding_parts(e.name)),
+                **_state(store, e),
             }
             for e in store.embeddings.values()
         ],
         "index": _index_summary(store),
         "annotations": {table.name: table.columns for table in list_tables(store)},
     }
+
+
+def _state(store: Store, embedding: Embedding) -> dict[str, int]:
+    state = check_embedding(store, embedding)
+    return {"embedded": state.embedded, "failed": state.failed, "shards_missing": len(state.missing_shards)}
 
 
 def _index_summary(store: Store) -> dict[str, Any] | None:

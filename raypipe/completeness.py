@@ -7,12 +7,13 @@ sequences  = embedded + failed           (per set of vectors; what failed stands
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-import pyarrow.dataset as ds
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from index.store import Embedding, Store
-from raypipe.plan import Shard, read_plan, unfinished
+from raypipe.plan import Shard, count_failed, read_plan, unfinished
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Completeness:
 
     @property
     def complete(self) -> bool:
+        """Whether both sums add up."""
         return not self.messages
 
 
@@ -40,11 +42,19 @@ def check_sources(store: Store) -> list[str]:
     """Shortfalls of records/ and rejects/ against the manifest's counts, in words."""
     messages = []
     for source in store.sources:
-        for kind, expected in (("records", source.records), ("rejects", source.rejected)):
+        counts = {
+            "sequences": source.seq_hi - source.seq_lo,
+            "records": source.records,
+            "rejects": source.rejected,
+        }
+        for kind, expected in counts.items():
             parts = [p for p in store.parts(kind) if p.name.startswith(f"part-{source.ingest:05d}-")]
-            found = sum(pq.read_metadata(part).num_rows for part in parts)
+            found = sum(_rows(part) for part in parts)
             if found != expected:
-                messages.append(f"{source.path}: {found} rows in {kind}/ where {expected} were ingested")
+                messages.append(
+                    f"{source.path}: {found} rows in {kind}/ where {expected} were ingested (restore the folder from a "
+                    f"copy, or ingest into a new atlas)"
+                )
     return messages
 
 
@@ -55,8 +65,8 @@ def check_embedding(store: Store, embedding: Embedding) -> Completeness:
     absent = {shard.number for shard in missing}
     folder = store.root / "embeddings" / embedding.name
     done = [folder / shard.file_name for shard in shards if shard.number not in absent]
-    embedded = sum(pq.read_metadata(path).num_rows for path in done)
-    failed = _count_failed(store, embedding)
+    embedded = sum(_rows(path) for path in done)
+    failed = sum(count_failed(store, embedding, shard) for shard in shards if shard.number not in absent)
     messages = check_sources(store)
     if missing:
         messages.append(f"{len(missing)} of {len(shards)} shards unfinished: {shard_names(missing)}")
@@ -72,9 +82,9 @@ def shard_names(shards: list[Shard], most: int = 5) -> str:
     return ", ".join([*named, *(["..."] if len(shards) > most else [])])
 
 
-def _count_failed(store: Store, embedding: Embedding) -> int:
-    parts = [str(path) for path in (store.root / "rejects").glob(f"part-embed-{embedding.name}-*.parquet")]
-    if not parts:
+def _rows(part: Path) -> int:
+    """Rows of a part file; a damaged one has none that can be read."""
+    try:
+        return pq.read_metadata(part).num_rows
+    except (OSError, pa.ArrowException):
         return 0
-    ours = ds.field("source") == f"embeddings/{embedding.name}"
-    return ds.dataset(parts).count_rows(filter=ours)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -16,11 +19,11 @@ from rich.table import Table
 from index.annotations import annotate
 from index.build import build_index
 from index.store import Store
-from raypipe.cli.making import embed_summary, ingest_summary
 from raypipe.cli.progress import EmbedProgress, say
 from raypipe.client import Atlas
 from raypipe.ingest import ingest
 from raypipe.pipeline import embed
+from raypipe.reports import embed_summary, ingest_summary
 from raypipe.settings import EmbedSettings
 
 DATA = Path(__file__).resolve().parent / "demo_data"
@@ -99,7 +102,15 @@ def run_demo(folder: Path) -> None:
     console.print(
         "Times: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in times) + f"; in all {total:.1f} s"
     )
-    console.print(f"Go on:  raypipe search {folder} GGCCGGUAGUCUAGCGGAAGGAUGCCC -k 5 --where \"rna_type = 'tRNA'\"")
+    console.print(
+        f"Go on:  {command_name()} search {folder} GGCCGGUAGUCUAGCGGAAGGAUGCCC -k 5 --where \"rna_type = 'tRNA'\""
+    )
+
+
+def command_name() -> str:
+    """How to call raypipe from here: by its name where the shell finds it, else by its path."""
+    script = Path(sys.argv[0])
+    return "raypipe" if shutil.which("raypipe") or script.name != "raypipe" else os.path.relpath(script)
 
 
 def family_agreement(atlas: Atlas) -> tuple[float, float]:

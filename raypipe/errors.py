@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
+from pathlib import Path
+
 
 class RaypipeError(Exception):
     """A command cannot do what was asked."""
@@ -17,3 +21,16 @@ class IncompleteError(RaypipeError):
 
 class UsageError(RaypipeError):
     """The arguments do not fit together."""
+
+
+def disk_error(root: Path, error: OSError) -> RaypipeError:
+    """An error of the file system below `root`, in words that say what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(root).free / 2**20
+        return RaypipeError(
+            f"{root}: the disk is full ({free:,.0f} MiB free); free some space and run the same command again: "
+            f"it goes on where it stopped"
+        )
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        return RaypipeError(f"{root}: cannot be written ({error.strerror}); choose another folder with -o")
+    return RaypipeError(f"{root}: {error}; mend that and run the same command again")

@@ -7,7 +7,6 @@ One source is one commit: until `store.json` names it, none of its part files co
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import itertools
@@ -28,7 +27,7 @@ from index import duck, files
 from index.schema import RECORDS, REJECTS, SEQUENCES
 from index.store import Source, Store
 from raypipe.cleaning import clean, md5
-from raypipe.errors import InputError, RaypipeError
+from raypipe.errors import InputError, RaypipeError, disk_error
 from raypipe.sources import BadRow, Record, TableColumns, read_records
 from raypipe.unpacking import shown, unreadable
 
@@ -119,17 +118,6 @@ def _database_error(root: Path, error: Exception) -> RaypipeError:
     if isinstance(error, duckdb.OutOfMemoryException) or "No space left" in str(error):
         return RaypipeError(f"{root}: {text}; free disk space and run it again")
     return RaypipeError(f"{root}: {text}; a file of the atlas is damaged, restore it from a copy or ingest anew")
-
-
-def disk_error(root: Path, error: OSError) -> RaypipeError:
-    """An error of the output's file system, in words that say what to do."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(root).free / 2**20
-        return RaypipeError(
-            f"{root}: the disk is full ({free:,.0f} MiB free); free some space and run the same command again: "
-            f"it goes on where it stopped"
-        )
-    return RaypipeError(f"{root}: cannot be written ({error.strerror or error}); choose another folder with -o")
 
 
 @dataclass

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -16,8 +16,7 @@ from raypipe import plan, ray_runtime, resources
 from raypipe.actors import EmbedJob, EmbedShards, Receipt
 from raypipe.checkpoints import Checkpoint, find_checkpoint
 from raypipe.completeness import Completeness, check_embedding, shard_names
-from raypipe.errors import IncompleteError, RaypipeError
-from raypipe.ingest import disk_error
+from raypipe.errors import IncompleteError, RaypipeError, disk_error
 from raypipe.plan import Shard
 from raypipe.settings import EmbedSettings
 from raypipe.vectors import describe
@@ -50,18 +49,23 @@ class Progress:
         """After every shard."""
 
 
-def embed(store: Store, settings: EmbedSettings, progress: Progress | None = None) -> EmbedReport:
+def embed(
+    store: Store, settings: EmbedSettings, progress: Progress | None = None, checkpoint: Checkpoint | None = None
+) -> EmbedReport:
     """Embed every sequence of `store` that has no vector of this model, layer and pooling yet.
+
+    Args:
+        checkpoint: what `find_checkpoint(settings.model)` gave, where the caller has it: finding it hashes its files.
 
     Raises:
         StoreError: the store holds no sequences, or other vectors under this name; the message names the difference.
         RaypipeError: the model cannot be had, Ray cannot be started, the disk is full.
-        IncompleteError: shards are left over; the same command goes on from there.
+        IncompleteError: something is missing on disk at the end; the message says what, and what to do.
     """
     progress = progress or Progress()
     if not store.num_sequences:
         raise StoreError(f"{store.root}: holds no sequences yet; run: raypipe ingest INPUT -o {store.root}")
-    checkpoint = find_checkpoint(settings.model)
+    checkpoint = checkpoint or find_checkpoint(settings.model)
     with _interruptible(), store.lock():
         try:
             # A finished run says so without starting Ray.
@@ -70,8 +74,7 @@ def embed(store: Store, settings: EmbedSettings, progress: Progress | None = Non
                 return finished
             if settings.executor == "inline":
                 return _embed(store, settings, checkpoint, None, progress)
-            # The handler once more: Ray puts its own in place, which leaves without a word.
-            with ray_runtime.session(settings.address) as ray, _interruptible():
+            with ray_runtime.session(settings.address) as ray:
                 return _embed(store, settings, checkpoint, ray, progress)
         except OSError as error:
             raise disk_error(store.root, error) from error
@@ -79,41 +82,30 @@ def embed(store: Store, settings: EmbedSettings, progress: Progress | None = Non
 
 def _finished(store: Store, settings: EmbedSettings, checkpoint: Checkpoint) -> EmbedReport | None:
     """The report of a set of vectors that lacks nothing, else None."""
-    embedding, _ = describe(store, settings, checkpoint, cuda=False)
-    if embedding.name not in store.embeddings:
+    embedding = describe(store, settings, checkpoint, cuda=False)
+    if not store.embedding_parts(embedding.name):
         return None
-    shards = plan.make_plan(store, embedding, checkpoint.config.context)
+    shards = _plan(store, embedding, checkpoint)
     if plan.unfinished(store, embedding, shards):
         return None
-    return _report(store, embedding, checkpoint, [], 0.0)
+    return _conclude(store, embedding, checkpoint, [], [], 0.0)
 
 
 def _embed(store: Store, settings: EmbedSettings, checkpoint: Checkpoint, ray: Any, progress: Progress) -> EmbedReport:
     gpus = resources.gpus_per_worker(settings, ray)
     cuda = gpus > 0 or (ray is None and resources.local_cuda())
-    embedding, compute_dtype = describe(store, settings, checkpoint, cuda=cuda)
+    embedding = describe(store, settings, checkpoint, cuda=cuda)
     workers = resources.workers(settings, ray, checkpoint, gpus)
-    if embedding.name not in store.embeddings:
-        if not embedding.shard_tokens:
-            tokens = plan.sequence_tokens(store, 0, checkpoint.config.context, embedding.on_long)
-            size = plan.default_shard_tokens(
-                checkpoint.config, int(tokens.sum()), workers, cuda=cuda, per_token=embedding.per_token
-            )
-            embedding = replace(embedding, shard_tokens=size)
-        store.put_embedding(embedding)
-        files.write_json(
-            store.root / "embeddings" / embedding.name / "settings.json",
-            {**embedding.settings, "shard_tokens": embedding.shard_tokens, "workers": workers},
-            store.root,
-        )
-    shards = plan.make_plan(store, embedding, checkpoint.config.context)
+    if not store.embedding_parts(embedding.name):
+        embedding = _begin(store, embedding, checkpoint, workers, cuda=cuda)
+    shards = _plan(store, embedding, checkpoint)
     # Longest sequences first: if they do not fit the memory it shows at once, and they are no stragglers at the end.
     todo = sorted(plan.unfinished(store, embedding, shards), key=lambda s: -s.tokens / s.num_sequences)
     workers = max(1, min(workers, len(todo)))
     job = EmbedJob(
         root=str(store.root),
         embedding=embedding,
-        compute_dtype=compute_dtype,
+        compute_dtype=embedding.settings["dtype"],
         device="cuda" if cuda else "cpu",
         threads=max(1, resources.cpus(ray) // workers),
         max_tokens=settings.max_tokens,
@@ -121,13 +113,52 @@ def _embed(store: Store, settings: EmbedSettings, checkpoint: Checkpoint, ray: A
     progress.planned(shards, todo, workers)
     begin = time.perf_counter()
     receipts = _run(job, todo, ray, workers, gpus, progress)
-    report = _report(store, embedding, checkpoint, receipts, time.perf_counter() - begin)
-    if not report.completeness.complete:
-        raise IncompleteError(
-            f"{store.root}: {'; '.join(report.completeness.messages)}{_why_incomplete(todo, receipts)}; run the same "
-            f"command again to go on"
-        )
-    return report
+    return _conclude(store, embedding, checkpoint, todo, receipts, time.perf_counter() - begin)
+
+
+def _begin(store: Store, embedding: Embedding, checkpoint: Checkpoint, workers: int, *, cuda: bool) -> Embedding:
+    """Enter a set of vectors that has no finished shard into the manifest, its shard size settled."""
+    config = checkpoint.config
+    plan.forget_plan(store, embedding.name)
+    if not embedding.shard_tokens:
+        tokens = int(plan.sequence_tokens(store, 0, config.context, embedding.on_long).sum())
+        size = plan.default_shard_tokens(config, tokens, workers, cuda=cuda, per_token=embedding.per_token)
+        embedding = replace(embedding, shard_tokens=size)
+    resolved = {**embedding.settings, "shard_tokens": embedding.shard_tokens, "workers": workers, "cuda": cuda}
+    files.write_json(store.root / "embeddings" / embedding.name / "settings.json", resolved, store.root)
+    store.put_embedding(embedding)
+    return embedding
+
+
+def _plan(store: Store, embedding: Embedding, checkpoint: Checkpoint) -> list[Shard]:
+    shards = plan.make_plan(store, embedding, checkpoint.config.context)
+    plan.remove_strays(store, embedding, shards)
+    return shards
+
+
+def _conclude(
+    store: Store,
+    embedding: Embedding,
+    checkpoint: Checkpoint,
+    todo: list[Shard],
+    receipts: list[Receipt],
+    seconds: float,
+) -> EmbedReport:
+    """Count what stands on disk; the one place that calls a run complete."""
+    state = check_embedding(store, embedding)
+    if not state.complete:
+        again = "; run the same command again to go on" if state.missing_shards else ""
+        raise IncompleteError(f"{store.root}: {'; '.join(state.messages)}{_why_incomplete(todo, receipts)}{again}")
+    done = [receipt for receipt in receipts if not receipt.error]
+    return EmbedReport(
+        embedding=embedding,
+        checkpoint=checkpoint,
+        completeness=state,
+        shards_run=len(done),
+        sequences_run=sum(receipt.rows for receipt in done),
+        tokens=sum(receipt.tokens for receipt in done),
+        seconds=seconds,
+    )
 
 
 def _why_incomplete(todo: list[Shard], receipts: list[Receipt]) -> str:
@@ -140,40 +171,32 @@ def _why_incomplete(todo: list[Shard], receipts: list[Receipt]) -> str:
     return f" ({'; '.join(reasons)})" if reasons else ""
 
 
-def _report(
-    store: Store, embedding: Embedding, checkpoint: Checkpoint, receipts: list[Receipt], seconds: float
-) -> EmbedReport:
-    done = [receipt for receipt in receipts if not receipt.error]
-    return EmbedReport(
-        embedding=embedding,
-        checkpoint=checkpoint,
-        completeness=check_embedding(store, embedding),
-        shards_run=len(done),
-        sequences_run=sum(receipt.rows for receipt in done),
-        tokens=sum(receipt.tokens for receipt in done),
-        seconds=seconds,
-    )
-
-
 def _run(job: EmbedJob, todo: list[Shard], ray: Any, workers: int, gpus: float, progress: Progress) -> list[Receipt]:
     """Run the shards, here or on Ray; stop at an error that every shard would meet."""
     receipts: list[Receipt] = []
+    # Closed here, not when the garbage is collected: Ray Data would start another Ray to clean up.
+    with closing(_stream(job, todo, ray, workers, gpus)) as stream:
+        for receipt in stream:
+            if receipt.fatal:
+                raise RaypipeError(
+                    f"{job.root}: stopped on {receipt.host}: {receipt.error}; mend that and run the same command "
+                    f"again: it goes on where it stopped"
+                )
+            receipts.append(receipt)
+            progress.finished(receipt)
+    return receipts
+
+
+def _stream(job: EmbedJob, todo: list[Shard], ray: Any, workers: int, gpus: float) -> Generator[Receipt]:
     if ray is None:
         actor = EmbedShards(job)
-        stream: Iterator[Receipt] = (actor.run(shard) for shard in todo)
-    else:
-        cpus = 0.5 if gpus else 1
-        rows = ray_runtime.run_shards(ray, EmbedShards, job, todo, workers=workers, cpus=cpus, gpus=gpus)
-        stream = (Receipt(**{f.name: row[f.name] for f in fields(Receipt)}) for row in rows)
-    for receipt in stream:
-        if receipt.fatal:
-            raise RaypipeError(
-                f"{job.root}: stopped on {receipt.host}: {receipt.error}; mend that and run the same command again: "
-                f"it goes on where it stopped"
-            )
-        receipts.append(receipt)
-        progress.finished(receipt)
-    return receipts
+        for shard in todo:
+            yield actor.run(shard)
+        return
+    cpus = 0.5 if gpus else 1
+    with closing(ray_runtime.run_shards(ray, EmbedShards, job, todo, workers=workers, cpus=cpus, gpus=gpus)) as rows:
+        for row in rows:
+            yield Receipt(**{f.name: row[f.name] for f in fields(Receipt)})
 
 
 @contextmanager

@@ -6,6 +6,7 @@ extended (sequences that were ingested later), so a file made once keeps its mea
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from index.schema import read_footer
 from index.store import Embedding, Store
 from model.config import AidoRnaConfig
 from model.windows import cut
+from raypipe.errors import RaypipeError
 
 PLAN_FILE = "plan.parquet"
 PLAN = pa.schema([("shard", pa.int32()), ("seq_lo", pa.int64()), ("seq_hi", pa.int64()), ("tokens", pa.int64())])
@@ -49,7 +51,12 @@ class Shard:
 
     @property
     def num_sequences(self) -> int:
+        """Sequences in the range, whether they can be embedded or not."""
         return self.seq_hi - self.seq_lo
+
+    def rejects_name(self, embedding: Embedding) -> str:
+        """Name of the file in rejects/ with the sequences of this shard that failed; none, no file."""
+        return f"part-embed-{embedding.name}-{self.number:06d}.parquet"
 
 
 def default_shard_tokens(config: AidoRnaConfig, total_tokens: int, workers: int, *, cuda: bool, per_token: bool) -> int:
@@ -97,15 +104,47 @@ def read_plan(store: Store, name: str) -> list[Shard]:
     path = _plan_path(store, name)
     if not path.is_file():
         return []
-    rows = pq.read_table(path).to_pylist()
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise RaypipeError(f"{path}: damaged ({error}); remove it: finished shards that still fit are kept") from error
     return [Shard(row["shard"], row["seq_lo"], row["seq_hi"], row["tokens"]) for row in rows]
 
 
 def unfinished(store: Store, embedding: Embedding, shards: list[Shard]) -> list[Shard]:
-    """Shards without a whole file of this run's fingerprint."""
-    kinds = ["embeddings", "tokens"] if embedding.per_token else ["embeddings"]
-    folders = [store.root / kind / embedding.name for kind in kinds]
-    return [s for s in shards if not all(_fits(folder / s.file_name, embedding, s) for folder in folders)]
+    """Shards without a whole file of this run's fingerprint, or without the rejects that the file speaks of."""
+    return [shard for shard in shards if not _is_finished(store, embedding, shard)]
+
+
+def forget_plan(store: Store, name: str) -> None:
+    """Remove the plan of a set of vectors that has no finished shard. The caller holds `store.lock()`."""
+    _plan_path(store, name).unlink(missing_ok=True)
+
+
+def remove_strays(store: Store, embedding: Embedding, shards: list[Shard]) -> None:
+    """Remove files of shards that the plan does not have: of an earlier plan, they would count twice.
+
+    The caller holds `store.lock()`.
+    """
+    planned = {shard.file_name for shard in shards}
+    for kind in ("embeddings", "tokens"):
+        for path in store.embedding_parts(embedding.name, kind):
+            if path.name not in planned:
+                path.unlink()
+    failed = {shard.rejects_name(embedding) for shard in shards}
+    own = re.compile(rf"part-embed-{re.escape(embedding.name)}-\d+\.parquet")
+    for path in (store.root / "rejects").glob("part-embed-*.parquet"):
+        if own.fullmatch(path.name) and path.name not in failed:
+            path.unlink()
+
+
+def count_failed(store: Store, embedding: Embedding, shard: Shard) -> int:
+    """Sequences of `shard` that stand in rejects/."""
+    path = store.root / "rejects" / shard.rejects_name(embedding)
+    try:
+        return pq.read_metadata(path).num_rows
+    except (OSError, pa.ArrowException):
+        return 0
 
 
 def shard_footer(embedding: Embedding, shard: Shard, rows: int, failed: int) -> dict[str, object]:
@@ -120,14 +159,21 @@ def shard_footer(embedding: Embedding, shard: Shard, rows: int, failed: int) -> 
     }
 
 
-def _fits(path: Path, embedding: Embedding, shard: Shard) -> bool:
+def _is_finished(store: Store, embedding: Embedding, shard: Shard) -> bool:
+    failed = count_failed(store, embedding, shard)
+    expected = shard_footer(embedding, shard, shard.num_sequences - failed, failed)
+    kinds = ["embeddings", "tokens"] if embedding.per_token else ["embeddings"]
+    return all(_footer(store.root / kind / embedding.name / shard.file_name) == expected for kind in kinds)
+
+
+def _footer(path: Path) -> dict[str, object]:
+    """What a shard's file says of itself; {} where there is none, or a damaged one, or one that lacks rows."""
     try:
         with pq.ParquetFile(path) as file:
             footer = read_footer(file.schema_arrow.metadata)
-            rows = file.metadata.num_rows
-    except (OSError, pa.ArrowInvalid):
-        return False
-    return footer == shard_footer(embedding, shard, rows, shard.num_sequences - rows)
+            return footer if footer.get("rows") == file.metadata.num_rows else {}
+    except (OSError, pa.ArrowException):
+        return {}
 
 
 def _plan_path(store: Store, name: str) -> Path:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from raypipe import __version__
 from raypipe.errors import IncompleteError, RaypipeError
 from raypipe.plan import Shard
 
@@ -29,12 +32,13 @@ LOST_SHARE = 0.02
 RESTARTS_PER_ACTOR = -1
 DEATH_HINT = "most likely the memory does not suffice: try fewer --workers or a smaller --max-tokens"
 CONNECT_SECONDS = 5.0
+WORKER_START_SECONDS = 120.0
 # Receipts are all that travels: the default (a third of the memory) would be taken from the models.
 OBJECT_STORE_BYTES = 256 << 20
 
 
 @contextmanager
-def session(address: str | None, num_cpus: int | None = None) -> Iterator[Any]:
+def session(address: str | None) -> Iterator[Any]:
     """A connection to Ray: one that exists already, the cluster at `address` or $RAY_ADDRESS, or a Ray of our own.
 
     Yields:
@@ -61,11 +65,12 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[Any]:
     if address == "local":
         _ensure_token()
         options = {
-            "num_cpus": num_cpus,
+            "num_cpus": _allowed_cpus(),
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
         }
     where = "here" if address == "local" else f"at {address}"
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         _knock(address)
         with warnings.catch_warnings(), nullcontext() if address == "local" else _unheard():
@@ -85,7 +90,11 @@ def session(address: str | None, num_cpus: int | None = None) -> Iterator[Any]:
         ) from error
     except SystemExit as stop:  # of Ray's own SIGTERM handler, which stands from within ray.init
         raise KeyboardInterrupt from stop
+    if threading.current_thread() is threading.main_thread():
+        # Ray's leaves without a word, and before our files and locks are put away.
+        signal.signal(signal.SIGTERM, on_sigterm)
     try:
+        _probe(ray)
         yield ray
     finally:
         ray.shutdown()
@@ -100,6 +109,12 @@ def _knock(address: str) -> None:
     parts = urlsplit(address if "//" in address else f"//{address}")
     if parts.hostname and parts.port:
         socket.create_connection((parts.hostname, parts.port), timeout=CONNECT_SECONDS).close()
+
+
+def _allowed_cpus() -> int | None:
+    """CPUs where this process is bound to some (taskset, a batch system): Ray heeds a container's limits, not these."""
+    allowed = len(os.sched_getaffinity(0))
+    return allowed if allowed < (os.cpu_count() or 1) else None
 
 
 def _ensure_token() -> None:
@@ -123,7 +138,7 @@ def cluster_cpus(ray: Any) -> int:
 
 def run_shards(
     ray: Any, actor: type, job: Any, shards: list[Shard], *, workers: int, cpus: float, gpus: float
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any]]:
     """Receipts of `shards`, as they are finished, in any order.
 
     A task is a shard. One whose actor dies again and again gives no receipt: the caller finds it missing on disk.
@@ -132,14 +147,13 @@ def run_shards(
         IncompleteError: too many shards were lost, or the cluster was.
     """
     import ray.data as rd
-    from ray.exceptions import OutOfMemoryError, RayActorError, RayError, WorkerCrashedError
+    from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 
     context = rd.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.max_errored_blocks = max(LOST_SHARDS, int(LOST_SHARE * len(shards)))
     rows = [asdict(shard) for shard in shards]
-    _provoke_unheard(ray)
     try:
         with warnings.catch_warnings():
             # max_restarts and max_task_retries can be passed in this way only; deprecated, to go in 2.64.
@@ -157,31 +171,48 @@ def run_shards(
             )
             with _data_log_in_file_only():
                 yield from receipts.iter_rows()
-    except (RayActorError, WorkerCrashedError, OutOfMemoryError) as error:
-        raise IncompleteError(
-            f"stopped: workers died at more than {context.max_errored_blocks} shards; {DEATH_HINT}; run the same "
-            f"command again to go on"
-        ) from error
     except RayError as error:
-        raise IncompleteError(f"Ray gave up: {root_cause(error)}; run the same command again to go on") from error
+        reason = f"Ray gave up: {root_cause(error)}"
+        if isinstance(error, (RayActorError, OutOfMemoryError)) and not getattr(error, "actor_init_failed", False):
+            reason = f"workers died at more than {context.max_errored_blocks} shards; {DEATH_HINT}"
+        raise IncompleteError(f"stopped: {reason}; run the same command again to go on") from error
 
 
-def _provoke_unheard(ray: Any) -> None:
-    """Make Ray's core say, where nobody hears it, what it says once in every process that uses Ray Data.
+def _probe(ray: Any) -> None:
+    """Let one actor start before all others: does raypipe run on Ray's workers?
 
-    Its C++ side writes straight to file descriptor 2, as an error, that an actor which may be restarted has arguments
-    in the object store (ray issue 57733). All actors of Ray Data have, and there is no switch. So an actor that never
-    runs is the first to be remarked upon.
+    Ray would start workers that cannot import it again and again. Besides, this one draws upon itself, unheard, what
+    Ray's C++ side writes once in every process that uses Ray Data, as an error: that an actor which may be restarted
+    has arguments in the object store (ray issue 57733).
+
+    Raises:
+        RaypipeError: no worker starts, or it runs another version.
     """
+    from ray.exceptions import GetTimeoutError, RayError
 
     @ray.remote(num_cpus=0, max_restarts=1)
-    class Decoy:
+    class Probe:
         def __init__(self, argument: Any):
             pass
 
+        def version(self) -> str:
+            from raypipe import __version__
+
+            return __version__
+
     argument = ray.put(None)
     with _unheard():
-        Decoy.remote(argument)
+        probe = Probe.remote(argument)
+    try:
+        version = ray.get(probe.version.remote(), timeout=WORKER_START_SECONDS)
+    except GetTimeoutError as error:
+        raise RaypipeError(f"Ray has not started a worker within {WORKER_START_SECONDS} s; see its logs") from error
+    except RayError as error:
+        raise RaypipeError(
+            f"Ray's workers cannot run raypipe: {root_cause(error)}; install the same raypipe on every machine"
+        ) from error
+    if version != __version__:
+        raise RaypipeError(f"raypipe {version} on Ray's workers, {__version__} here; install the same on every machine")
 
 
 @contextmanager

@@ -14,11 +14,15 @@ from raypipe.errors import RaypipeError
 from raypipe.settings import EmbedSettings
 
 
-def describe(store: Store, settings: EmbedSettings, checkpoint: Checkpoint, *, cuda: bool) -> tuple[Embedding, str]:
-    """The set of vectors that these settings ask for, and the compute type.
+def describe(store: Store, settings: EmbedSettings, checkpoint: Checkpoint, *, cuda: bool) -> Embedding:
+    """The set of vectors that these settings ask for; its `settings` hold the compute type as resolved.
+
+    Args:
+        cuda: whether the run will be on CUDA, which decides the compute type where neither settings nor store do.
 
     Raises:
         StoreError: the store holds another set under that name.
+        RaypipeError: the model has no such layer, or the name cannot be that of a folder.
     """
     layer = checkpoint.config.num_layers if settings.layer == -1 else settings.layer
     if layer > checkpoint.config.num_layers:
@@ -36,13 +40,14 @@ def describe(store: Store, settings: EmbedSettings, checkpoint: Checkpoint, *, c
     )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise RaypipeError(f"--name {name!r}: use letters, digits, '.', '_' and '-' only")
-    known = store.embeddings.get(name)
+    # Without a finished shard nothing is fixed yet: a first try that failed may be repeated with other settings.
+    known = store.embeddings.get(name) if store.embedding_parts(name) else None
     compute = settings.dtype or (known.settings["dtype"] if known else ("bfloat16" if cuda else "float32"))
     identity = [checkpoint.fingerprint, layer, settings.pooling, settings.on_long]
     asked = Embedding(
         name=name,
         fingerprint=hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
-        model=settings.model,
+        model=checkpoint.asked,
         model_path=checkpoint.path,
         model_fingerprint=checkpoint.fingerprint,
         dimension=checkpoint.config.hidden_size,
@@ -56,8 +61,8 @@ def describe(store: Store, settings: EmbedSettings, checkpoint: Checkpoint, *, c
     )
     if known:
         _refuse_difference(store, known, asked)
-        asked = replace(known, model_path=checkpoint.path)
-    return asked, compute
+        return replace(known, model_path=checkpoint.path)
+    return asked
 
 
 def _refuse_difference(store: Store, known: Embedding, asked: Embedding) -> None:

@@ -10,6 +10,8 @@ import pytest
 # Before ray, huggingface_hub or a child process reads them. The token is fixed so that a Ray started by a test and a
 # client in another process agree; authentication stays on.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Small work on a shared machine: threads that wait for each other would take most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "token")

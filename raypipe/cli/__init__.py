@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from raypipe.bootstrap import pin
 
 DONE, FAILED, USAGE, INCOMPLETE = range(4)
+# What the extras bring: a plain installation reads and asks, but neither embeds nor searches.
+EXTRAS = ("torch", "ray", "safetensors", "huggingface_hub")
 
 
 def main() -> None:
@@ -41,6 +43,12 @@ def run(arguments: Sequence[str]) -> int:
         if os.environ.get("RAYPIPE_DEBUG") == "1":
             raise
         return _say(str(error), FAILED)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        how = "pip install 'raypipe[cpu]' (or 'raypipe[gpu]' with an NVIDIA GPU)"
+        return _say(f"{package} is not installed, and this needs it; run: {how}", FAILED)
     except KeyboardInterrupt:
         return _say("stopped; what is finished stays, run the same command again to go on", INCOMPLETE)
     except BrokenPipeError:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import yaml
 from cyclopts import App, Parameter
-from cyclopts.config import Env, Yaml
+from cyclopts.config import Dict, Env
 from rich.console import Console
 
 from raypipe import __version__
 from raypipe.cli import asking, making, models, system
+from raypipe.cli.arguments import spell_stdin
+from raypipe.errors import UsageError
 
+# RAYPIPE_EMBED_MODEL and so on: without the verb, one name would mean different things to different verbs.
+ENVIRONMENT = Env("RAYPIPE_", command=True)
 app = App(
     name="raypipe",
     help="Embed non-coding RNA with AIDO.RNA, search it, and join the hits with annotations.",
@@ -39,13 +44,40 @@ app.command(system.demo)
 @app.meta.default
 def _launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    config: Annotated[Path | None, Parameter(help="YAML file with settings, named as the options are.")] = None,
+    config: Annotated[
+        Path | None, Parameter(help="YAML file with settings, named as the options are; or a shipped one, as: embed")
+    ] = None,
 ) -> None:
-    yaml = [Yaml(config, must_exist=True, use_commands_as_keys=False)] if config else []
-    app.config = (Env("RAYPIPE_", command=False), *yaml)
+    # Under every verb, not at the root: there cyclopts passes over keys that are also names of verbs, "model" for one.
+    file = [Dict(dict.fromkeys(app, _read_settings(config)), source=str(config))] if config else []
+    app.config = (ENVIRONMENT, *file)
     app(tokens)
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    if not file.exists() and file.name == str(file):
+        file = next((shipped for shipped in _shipped_settings() if shipped.stem == file.stem), file)
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        known = ", ".join(shipped.stem for shipped in _shipped_settings())
+        raise UsageError(f"--config {file}: cannot be read ({error.strerror}); shipped are: {known}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {file}: no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings or {}, dict):
+        raise UsageError(f"--config {file}: holds no settings; write them in lines such as: pooling: mean")
+    return settings or {}
+
+
+def _shipped_settings() -> list[Path]:
+    """The files of configs/: beside the packages in a checkout, inside this one where it was installed as a wheel."""
+    package = Path(__file__).resolve().parents[1]
+    folder = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+    return sorted(folder.glob("*.yaml"))
 
 
 def launch(arguments: Sequence[str]) -> None:
     """Parse and run; usage errors leave by SystemExit(2) with a message that says what was meant."""
-    app.meta(list(arguments))
+    # Not what an earlier command line in this process was given.
+    app.config = (ENVIRONMENT,)
+    app.meta(spell_stdin(arguments))

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from index.store import is_store
 from raypipe.cleaning import clean
@@ -15,16 +14,17 @@ from raypipe.errors import UsageError
 from raypipe.sources import BadRow, TableColumns, read_records
 from raypipe.unpacking import shown
 
+STDIN = "/dev/stdin"
 
-def refuse_option(_: Any, values: str | tuple[str, ...]) -> None:
-    """Validator of positional arguments that may be "-": to let that one in, cyclopts lets in all that begins so.
 
-    Raises:
-        UsageError: an argument is an option that does not exist.
-    """
-    for text in [values] if isinstance(values, str) else values:
-        if text.startswith("-") and text != "-":
-            raise UsageError(f"unknown option {text}; --help lists the options (a file of that name: ./{text})")
+def spell_stdin(arguments: Sequence[str]) -> list[str]:
+    """A command line with "-" spelt out: cyclopts would take it for an option."""
+    return [STDIN if text == "-" else text for text in arguments]
+
+
+def name_stdin(arguments: Sequence[str]) -> list[str]:
+    """Inputs with standard input called "-" again, as everything behind the command line knows it."""
+    return ["-" if text == STDIN else text for text in arguments]
 
 
 def is_atlas(argument: str) -> bool:
@@ -41,7 +41,7 @@ def read_queries(arguments: Sequence[str], columns: TableColumns | None = None) 
     names: list[str] = []
     sequences: list[str] = []
     literals = 0
-    for argument in arguments:
+    for argument in name_stdin(arguments):
         if is_atlas(argument):
             raise UsageError(f"{argument}: is an atlas; name queries (sequences or FASTA files), or use --ids")
         if argument == "-" or os.path.exists(argument):
@@ -87,8 +87,10 @@ def named_files(arguments: Sequence[str]) -> dict[str, Path]:
         raise UsageError("name annotation files, as NAME=FILE")
     for argument in arguments:
         name, equals, file = argument.partition("=")
-        if not equals:
+        if not equals or os.path.exists(argument):
             name, file = re.sub(r"\W", "_", Path(argument).name.split(".")[0]), argument
+            if not name.isidentifier():
+                raise UsageError(f"{argument}: give its table a name that begins with a letter: NAME={argument}")
         if name in tables:
             raise UsageError(f"{argument}: two files for the table {name!r}; name them apart, as NAME=FILE")
         tables[name] = Path(file)

@@ -10,7 +10,8 @@ import pyarrow as pa
 from cyclopts import Parameter
 
 from raypipe.cli.arguments import read_queries, split_list
-from raypipe.cli.making import MAYBE_STDIN, AtlasPath
+from raypipe.cli.making import AtlasPath
+from raypipe.cli.progress import warn_untrained
 from raypipe.errors import UsageError
 
 Format = Annotated[Literal["tsv", "csv", "jsonl", "parquet"], Parameter(help="Format of the answer.")]
@@ -22,7 +23,7 @@ OutputFile = Annotated[
 
 def search(
     atlas: AtlasPath,
-    *queries: Annotated[str, MAYBE_STDIN, Parameter(help="Sequences, FASTA files, or - for standard input.")],
+    *queries: Annotated[str, Parameter(help="Sequences, FASTA files, or - for standard input.")],
     ids: Annotated[list[str] | None, Parameter(consume_multiple=True, help="Ids of records in the atlas.")] = None,
     k: Annotated[int, Parameter(name=["-k", "--k"], help="Hits of each query.")] = 10,
     where: Annotated[
@@ -46,6 +47,8 @@ def search(
         result = opened.search(ids=ids, **asked)
     else:
         names, sequences = read_queries(queries)
+        if opened.model.trained is False:
+            warn_untrained(opened.model.name)
         result = opened.search(sequences, names=names, **asked)
     _write(result.to_arrow(), output, format, header)
 
@@ -82,7 +85,9 @@ def info(
     print(f"sequences    {about['sequences']:,} distinct, {about['nucleotides']:,} nt, longest {about['longest']:,} nt")
     for vectors in about["embeddings"]:
         what = f"{vectors['dimension']} x {vectors['dtype']}, {vectors['pooling']} of layer {vectors['layer']}"
-        print(f"embeddings   {vectors['name']}: {what}; {vectors['shards_finished']} shards finished")
+        state = f"{vectors['embedded']:,} embedded, {vectors['failed']:,} failed"
+        state += f", {vectors['shards_missing']} shards missing" if vectors["shards_missing"] else ""
+        print(f"embeddings   {vectors['name']}: {what}; {state}")
     index = about["index"]
     print(
         f"index        {index['type']}, {index['rows']:,} vectors (version {index['version']})"

@@ -13,23 +13,18 @@ from cyclopts import Parameter
 from index.store import Store
 from raypipe.checkpoints import find_checkpoint
 from raypipe.cleaning import clean
-from raypipe.cli.arguments import is_atlas, literal_fasta, named_files, refuse_option
-from raypipe.cli.progress import EmbedProgress, say
+from raypipe.cli.arguments import is_atlas, literal_fasta, name_stdin, named_files
+from raypipe.cli.progress import EmbedProgress, ReadingProgress, say, warn_untrained
 from raypipe.completeness import check_embedding
-from raypipe.errors import IncompleteError, UsageError
-from raypipe.ingest import IngestReport
+from raypipe.errors import IncompleteError, InputError, UsageError
 from raypipe.ingest import ingest as ingest_source
-from raypipe.pipeline import EmbedReport
 from raypipe.pipeline import embed as embed_store
+from raypipe.reports import embed_summary, ingest_summary
 from raypipe.settings import EmbedSettings, IngestSettings
 from raypipe.sources import TableColumns
 from raypipe.unpacking import shown, unreadable
 
-# What may be "-", standard input.
-MAYBE_STDIN = Parameter(allow_leading_hyphen=True, validator=refuse_option)
-Inputs = Annotated[
-    str, MAYBE_STDIN, Parameter(help="FASTA or FASTQ (plain, gz, xz, zst, bz2), Parquet, CSV, TSV, - or sequences.")
-]
+Inputs = Annotated[str, Parameter(help="FASTA or FASTQ (plain, gz, xz, zst, bz2), Parquet, CSV, TSV, - or sequences.")]
 Output = Annotated[
     Path | None, Parameter(name=["--output", "-o"], help="Folder of the atlas; made where it is missing.")
 ]
@@ -41,12 +36,11 @@ def ingest(*inputs: Inputs, output: Output = None, settings: IngestSettings = RE
     """Read sequences into an atlas: distinct ones once, records as given, rejects with a reason."""
     if not inputs or output is None:
         raise UsageError("name the inputs and the atlas: raypipe ingest INPUT... -o ATLAS")
-    refuse_missing(inputs)
-    ingest_all(Store.open_or_create(output), inputs, settings)
+    ingest_all(output, inputs, settings)
 
 
 def embed(
-    *inputs: Annotated[str, MAYBE_STDIN, Parameter(help="An atlas, or inputs to ingest first (then with -o).")],
+    *inputs: Annotated[str, Parameter(help="An atlas, or inputs to ingest first (then with -o).")],
     output: Output = None,
     settings: EmbedSettings = EMBEDDING,
     reading: IngestSettings = READING,
@@ -61,18 +55,12 @@ def embed(
     if not atlases and output is None:
         raise UsageError(f"{first}: is no atlas; to ingest it first, name the atlas to make: -o ATLAS")
     # A wrong name is said before hours of reading, not after.
-    if not atlases:
-        refuse_missing(inputs)
     checkpoint = find_checkpoint(settings.model)
     if not checkpoint.trained:
-        say(f"warning: {checkpoint.name} is untrained (random weights): good to try raypipe, not for conclusions")
-    if atlases:
-        store = Store.open(atlases[0])
-    else:
-        store = Store.open_or_create(output or "")
-        ingest_all(store, inputs, reading)
+        warn_untrained(checkpoint.name)
+    store = Store.open(atlases[0]) if atlases else ingest_all(output or Path(), inputs, reading)
     with closing(EmbedProgress()) as progress:
-        report = embed_store(store, settings, progress)
+        report = embed_store(store, settings, progress, checkpoint)
     say(embed_summary(store, report))
 
 
@@ -89,71 +77,61 @@ def refuse_missing(inputs: Sequence[str]) -> None:
             raise unreadable(text, FileNotFoundError())
 
 
-def ingest_all(store: Store, inputs: Sequence[str], settings: IngestSettings) -> list[IngestReport]:
-    """Ingest files, standard input and literal sequences, and say what each gave."""
+def ingest_all(atlas: Path, inputs: Sequence[str], settings: IngestSettings) -> Store:
+    """Ingest files, standard input and literal sequences into `atlas`, made where it is missing; say what each gave.
+
+    Raises:
+        InputError: an input cannot be used; the others are ingested all the same.
+    """
+    inputs = name_stdin(inputs)
+    refuse_missing(inputs)
+    store = Store.open_or_create(atlas)
     columns = TableColumns(settings.id_column, settings.sequence_column)
     files = [text for text in inputs if text == "-" or os.path.exists(text) or not _is_literal(text)]
     literals = [text for text in inputs if text not in files]
     streams: list[tuple[str, Any]] = [(text, None) for text in files]
     if literals:
         streams.append(("-", literal_fasta(literals)))
-    reports = []
+    failures = []
     with store.lock():
         for path, stream in streams:
-            report = ingest_source(store, path, columns=columns, accept_changed=settings.accept_changed, stdin=stream)
-            say(ingest_summary(shown(path) if stream is None else "sequences of the command line", report))
-            reports.append(report)
-    return reports
+            name = shown(path) if stream is None else "sequences of the command line"
+            try:
+                report = ingest_source(
+                    store,
+                    path,
+                    columns=columns,
+                    accept_changed=settings.accept_changed,
+                    progress=ReadingProgress(name),
+                    stdin=stream,
+                )
+            except InputError as error:
+                failures.append(str(error))
+            else:
+                say(ingest_summary(name, report))
+    if failures:
+        others = f" ({len(failures)} of {len(streams)} inputs; the others are ingested)" if len(streams) > 1 else ""
+        raise InputError("; ".join(failures) + others)
+    return store
 
 
 def _is_literal(text: str) -> bool:
     return clean(text)[1] is None
 
 
-def ingest_summary(path: str, report: IngestReport) -> str:
-    """One line: what was read, what was new, what was refused and why."""
-    source = report.source
-    if report.unchanged:
-        return f"{path}: ingested before, nothing to do ({source.records:,} records)"
-    line = f"{path}: {source.records:,} records, {source.seq_hi - source.seq_lo:,} new distinct sequences"
-    if not source.rejected:
-        return line
-    return f"{line}; {source.rejected:,} rejected, see rejects/ (the first: {report.first_reason})"
-
-
-def embed_summary(store: Store, report: EmbedReport) -> str:
-    """What the run did, and the two sums read back from disk."""
-    state = report.completeness
-    rejected = sum(source.rejected for source in store.sources)
-    lines = []
-    if report.shards_run:
-        rate = report.tokens / max(report.seconds, 1e-9)
-        lines.append(
-            f"embedded {report.sequences_run:,} sequences, {report.tokens:,} tokens (padding 0) in "
-            f"{report.seconds:.1f} s: {rate:,.0f} tokens/s"
-        )
-    else:
-        lines.append("nothing to embed: every sequence has its vector")
-    lines.append(
-        f"complete: {store.num_records:,} records and {rejected:,} rejects; {state.sequences:,} distinct sequences = "
-        f"{state.embedded:,} embedded + {state.failed:,} failed, in embeddings/{report.embedding.name}"
-    )
-    return "\n".join(lines)
-
-
 def index(
     atlas: AtlasPath,
     *,
     type: Annotated[str, Parameter(help="flat (exact), auto (by size), or a FAISS factory string.")] = "auto",
-    name: Annotated[str | None, Parameter(help="Set of vectors; by default the only or first one.")] = None,
+    name: Annotated[str | None, Parameter(help="Set of vectors; by default the indexed or only one.")] = None,
 ) -> None:
     """Build the nearest-neighbour index of an atlas and publish it."""
-    from index.build import build_index
+    from index.build import build_index, choose_embedding
 
     store = Store.open(atlas)
     with store.lock():
         # An index over a part of the sequences would look whole to everyone who searches it.
-        state = check_embedding(store, store.embedding(name))
+        state = check_embedding(store, choose_embedding(store, name))
         if not state.complete:
             raise IncompleteError(
                 f"{store.root}: not all is embedded ({'; '.join(state.messages)}); run raypipe embed {store.root} with "

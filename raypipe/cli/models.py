@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from raypipe.checkpoints import find_checkpoint
-from raypipe.cli.progress import say
+from raypipe.cli.progress import say, warn_untrained
 
 model_app = App(name="model", help="Look at checkpoints, and convert them.")
 
@@ -75,7 +75,7 @@ def fill_mask(
         raise UsageError("name a sequence with <mask> in it, in quotes: raypipe fill-mask 'GGUC<mask>CUCU'")
     checkpoint = find_checkpoint(model)
     if not checkpoint.trained:
-        say(f"warning: {checkpoint.name} is untrained (random weights): these scores mean nothing")
+        warn_untrained(checkpoint.name)
     encoder = load(checkpoint.path)
     if format == "tsv":
         print("query\tmask\tscore\ttoken_str\tsequence")

@@ -21,6 +21,24 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def warn_untrained(model: str) -> None:
+    """Said by every verb that computes with random weights."""
+    say(f"warning: {model} is untrained (random weights): good to try raypipe, not for conclusions")
+
+
+class ReadingProgress:
+    """Records read so far, now and then."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._said = time.monotonic()
+
+    def __call__(self, records: int) -> None:
+        if time.monotonic() - self._said >= LINE_EVERY_S:
+            self._said = time.monotonic()
+            say(f"{self._name}: {records:,} records read")
+
+
 class EmbedProgress(Progress):
     """Tokens done of all, shards, rate and time left."""
 
@@ -64,7 +82,7 @@ class EmbedProgress(Progress):
             self._bar.update(self._task, completed=self._tokens, rate=rate)
         elif time.monotonic() - self._said >= LINE_EVERY_S:
             self._said = time.monotonic()
-            say(f"{self._shards} of {self._all} shards, {100 * self._tokens / self._total:.0f} %, {rate}")
+            say(f"{self._shards} of {self._all} shards, {100 * self._tokens / max(self._total, 1):.0f} %, {rate}")
 
     def close(self) -> None:
         """Take the bar off the screen."""

@@ -43,12 +43,8 @@ Cli = Callable[..., Ran]
 
 
 @pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
     """Runs one command line in this process."""
-    from raypipe.cli.app import app
-
-    # What an earlier command line read from --config is not this one's.
-    monkeypatch.setattr(app, "config", ())
 
     def call(*arguments: object) -> Ran:
         capfd.readouterr()

@@ -1,0 +1,81 @@
+"""A run may be stopped or killed at any moment: the same command then makes what is missing, and nothing twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import SHARD_TOKENS
+from tests.runs import CLUSTER, CONSOLE, Run, assert_same_vectors, done, shard_files, started
+
+pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers need two CPUs")
+
+
+def embed(undisturbed: Path, *options: str) -> list[str]:
+    return [*CONSOLE, "embed", str(undisturbed.with_name("in.fa")), "-o", "atlas", *SHARD_TOKENS, *options]
+
+
+def gone(run: Run, seconds: float = 20) -> bool:
+    """Whether nothing that computes or keeps a cluster alive is left of `run` within `seconds`."""
+    end = time.monotonic() + seconds
+    while run.processes(*CLUSTER) and time.monotonic() < end:
+        time.sleep(0.1)
+    return not run.processes(*CLUSTER)
+
+
+def times(atlas: Path) -> dict[str, int]:
+    """When each finished shard was written."""
+    return {path.name: path.stat().st_mtime_ns for path in shard_files(atlas)}
+
+
+def resume(tmp_path: Path, undisturbed: Path) -> None:
+    """The same command again makes the missing shards only, and the result is that of an undisturbed run."""
+    before, total = times(tmp_path / "atlas"), len(shard_files(undisturbed))
+    assert 0 < len(before) < total
+    run = done(embed(undisturbed, "--executor", "inline"), cwd=tmp_path, cpus=1)
+    assert run.code == 0, run.err
+    assert f"in {total - len(before)} shards, {len(before)} finished before" in run.err
+    assert before.items() <= times(tmp_path / "atlas").items()
+    assert_same_vectors(tmp_path / "atlas", undisturbed)
+    assert not list((tmp_path / "atlas").glob(".tmp/*"))
+
+
+@pytest.mark.parametrize("stop", ["SIGTERM", "Ctrl-C"])
+def test_stopped(tmp_path: Path, undisturbed: Path, stop: str) -> None:
+    atlas = tmp_path / "atlas"
+    with started(embed(undisturbed, "--workers", "2"), cwd=tmp_path, cpus=2) as run:
+        run.wait_for(lambda: bool(shard_files(atlas)))
+        if stop == "SIGTERM":
+            os.kill(run.process.pid, signal.SIGTERM)
+        else:  # a terminal sends it to all processes of the group
+            os.killpg(run.process.pid, signal.SIGINT)
+        run.wait(30)
+        assert gone(run)
+    assert run.code == 3, run.err
+    assert run.lines[-1] == "raypipe: stopped; what is finished stays, run the same command again to go on"
+    assert run.out == ""
+    assert len(run.lines) < 8
+    resume(tmp_path, undisturbed)
+
+
+def test_killed_without_warning(tmp_path: Path, undisturbed: Path) -> None:
+    atlas = tmp_path / "atlas"
+    with started(embed(undisturbed, "--workers", "2"), cwd=tmp_path, cpus=2) as run:
+        # From the first moment on, nobody else writes.
+        run.wait_for((atlas / "embeddings" / "nano" / "plan.parquet").exists)
+        second = done([*CONSOLE, "embed", str(atlas), *SHARD_TOKENS], cwd=tmp_path)
+        assert second.code == 1
+        assert f"process {run.process.pid} on " in second.lines[-1]
+        assert "is writing to this store" in second.lines[-1]
+        run.wait_for(lambda: bool(shard_files(atlas)))
+        os.kill(run.process.pid, signal.SIGKILL)
+        run.wait(30)
+        assert gone(run)
+    # What a writer that was killed in the middle of a file leaves.
+    (atlas / ".tmp").mkdir(exist_ok=True)
+    (atlas / ".tmp" / "part-000009.parquet.0123").write_bytes(b"PAR1 half a file")
+    resume(tmp_path, undisturbed)

@@ -1,0 +1,520 @@
+"""An atlas that is damaged, stale, locked or of another model: exit code and message for each."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from index.store import Store
+from model.config import AidoRnaConfig
+from model.encoder import AidoRna
+from model.keymap import expand
+from raypipe.cli import DONE, FAILED, INCOMPLETE, USAGE
+
+Cli = Callable[..., Any]
+INLINE = ("--executor", "inline")
+MORE = ">new\nGGGGGGGGGGGG\n>again\nGGGCCCAAAUUU\n"
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def command_in(message: str) -> list[str]:
+    """The raypipe command at the end of a message."""
+    found = re.search(r"raypipe ((?:index|embed|model convert) .*)$", message)
+    assert found, message
+    return shlex.split(found[1])
+
+
+def grow(cli: Cli, atlas: Path) -> None:
+    Path("more.fa").write_text(MORE)
+    assert cli("ingest", "more.fa", "-o", atlas).code == DONE
+
+
+# Questions
+
+
+def test_a_finished_atlas_answers(cli: Cli, finished: Path) -> None:
+    ran = cli("search", finished, "GGGCCCAAAUUU", "-k", "1")
+    assert ran.code == DONE
+    assert ran.out == (
+        "query\trank\tid\tscore\tlength\tdescription\tfamily\tfamilies_rank\n"
+        "query_1\t1\ts1\t1.000000\t12\ta small one\tother\t3\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["GGUC", "-k", "0"], USAGE, "k is 0; ask for at least one hit"),
+        (["GGUC", "-k", "-3"], USAGE, "k is -3; ask for at least one hit"),
+        (["GGUC", "-k", "ten"], USAGE, 'unable to convert "ten" into int'),
+        (["--ids", "nobody"], FAILED, "no record with id nobody in"),
+        (["--ids", "t1"], FAILED, "id 't1' is carried by records of 2 different sequences"),
+        (["GGUC", "--columns", "id,famly"], FAILED, "no column 'famly'; there are: query, rank, id"),
+        (["GGUC", "--columns", "id,id"], FAILED, "a column is asked for twice"),
+        (["GGUC", "--where", "famly = 'x'"], FAILED, "no column 'famly'; there are: sequences: seq_id"),
+        (["GGUC", "--where", "family ="], FAILED, "where 'family =': not an SQL condition"),
+        (["GGUC", "--where", "family = tRNA"], FAILED, "Text values stand in single quotes"),
+        (["GGUC", "--where", ""], FAILED, "where is empty: give a condition"),
+        (["GGUC", "--format", "xml"], USAGE, '"tsv", "csv"'),
+        (["GGUC", "--bogus"], USAGE, "Unknown option: --bogus"),
+        (["GGUC", "--ids", "s1"], USAGE, "name queries (sequences or FASTA files) or --ids, one of the two"),
+        ([], USAGE, "name queries (sequences or FASTA files) or --ids, one of the two"),
+        (["MKVL"], USAGE, "MKVL: no such file, and no RNA sequence either (letter 'L' at position 4"),
+        (["tRNA.fa"], USAGE, "tRNA.fa: no such file"),
+        (["GGUC", "-o", "no/such/x.tsv"], FAILED, "no/such/x.tsv: cannot be written"),
+        (["GGUC", "-o", "."], FAILED, ".: cannot be written"),
+    ],
+)
+def test_a_question_that_cannot_be_answered(
+    cli: Cli, finished: Path, arguments: list[str], code: int, words: str
+) -> None:
+    ran = cli("search", finished, *arguments)
+    assert (ran.code, ran.out) == (code, "")
+    assert words in ran.err
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("SELECT * FROM nothing", "Table with name nothing does not exist; there are: sequences, records, rejects"),
+        ("SELEC 1", "syntax error"),
+        ("SELECT famly FROM families", 'column "famly" not found'),
+        ("DROP TABLE records", "DROP is refused, the store is read-only"),
+        ("SELECT 1; SELECT 2", "2 SQL statements: give one SELECT"),
+    ],
+)
+def test_sql_that_cannot_be_answered(cli: Cli, finished: Path, query: str, words: str) -> None:
+    ran = cli("sql", finished, query)
+    assert (ran.code, ran.out) == (FAILED, "")
+    assert words.lower() in ran.err.lower()
+
+
+@pytest.mark.parametrize("verb", [["search", "GGUC"], ["sql", "SELECT 1"], ["info"], ["index"], ["annotate", "x=y"]])
+def test_what_is_no_atlas(cli: Cli, verb: list[str]) -> None:
+    ran = cli(verb[0], "nowhere", *verb[1:])
+    assert ran.code == FAILED
+    assert "not an atlas (no such folder); make one with: raypipe ingest INPUT -o nowhere" in ran.err
+    Path("folder").mkdir()
+    assert "not an atlas (holds no store.json)" in cli(verb[0], "folder", *verb[1:]).err
+
+
+# Order of the steps
+
+
+def test_search_before_embed_and_index(cli: Cli, tiny: Path) -> None:
+    Path("in.fa").write_text(MORE)
+    assert cli("ingest", "in.fa", "-o", "atlas").code == DONE
+    ran = cli("index", "atlas")
+    assert ran.code == FAILED
+    assert "nothing is embedded yet; run: raypipe embed" in ran.err
+    assert cli(*command_in(ran.err), "--model", tiny, *INLINE).code == DONE
+    ran = cli("search", "atlas", "GGUC")
+    assert (ran.code, ran.out) == (FAILED, "")
+    assert "no index yet; build one with: raypipe index" in ran.err
+    assert cli(*command_in(ran.err)).code == DONE
+    assert cli("search", "atlas", "GGUC").code == DONE
+
+
+def test_embedding_an_empty_atlas(cli: Cli, tiny: Path) -> None:
+    Store.open_or_create("atlas")
+    ran = cli("embed", "atlas", "--model", tiny, *INLINE)
+    assert ran.code == FAILED
+    assert "holds no sequences yet; run: raypipe ingest INPUT -o" in ran.err
+
+
+def test_an_index_older_than_its_embeddings(cli: Cli, atlas: Path, tiny: Path) -> None:
+    grow(cli, atlas)
+    assert cli("embed", atlas, "--model", tiny, *INLINE).code == DONE
+    ran = cli("search", atlas, "GGGGGGGGGGGG", "-k", "1", "--columns", "id")
+    assert (ran.code, ran.out) == (FAILED, "")
+    assert "the index is older than its store (" in ran.err
+    assert "new embedding file" in ran.err
+    stale = cli("search", atlas, "GGGGGGGGGGGG", "-k", "1", "--columns", "id", "--allow-stale")
+    assert stale.code == DONE
+    assert stale.out != "id\nnew\n"
+    assert cli(*command_in(ran.err)).code == DONE
+    assert cli("search", atlas, "GGGGGGGGGGGG", "-k", "1", "--columns", "id").out == "id\nnew\n"
+
+
+def test_sequences_without_vectors_are_not_indexed_in_silence(cli: Cli, atlas: Path, tiny: Path) -> None:
+    grow(cli, atlas)
+    ran = cli("index", atlas)
+    assert ran.code == INCOMPLETE
+    assert "not all is embedded (6 embedded and 0 failed of 7 sequences); run raypipe embed" in ran.err
+    assert cli("embed", atlas, "--model", tiny, *INLINE).code == DONE
+    assert cli("index", atlas).code == DONE
+
+
+# Models
+
+
+def test_embedding_with_another_model_under_the_same_name(cli: Cli, atlas: Path, other: Path) -> None:
+    before = (atlas / "store.json").read_bytes()
+    ran = cli("embed", atlas, "--model", other, "--name", "tiny", *INLINE)
+    assert ran.code == FAILED
+    assert "its vectors 'tiny' were made by" in ran.err
+    assert "choose another --name" in ran.err
+    assert (atlas / "store.json").read_bytes() == before
+    assert cli("embed", atlas, "--model", other, *INLINE).code == DONE
+    assert list(Store.open(atlas).embeddings) == ["tiny", "other"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--pooling", "max", "--name", "tiny"], "pooling mean there, max asked for"),
+        (["--layer", "0", "--name", "tiny"], "layer 1 there, 0 asked for"),
+        (["--on-long", "reject"], "on_long window there, reject asked for"),
+        (["--store-dtype", "float32"], "dtype float16 there, float32 asked for"),
+        (["--dtype", "bfloat16"], "computed in float32 there, bfloat16 asked for"),
+    ],
+)
+def test_other_settings_under_the_same_name(cli: Cli, atlas: Path, tiny: Path, options: list[str], words: str) -> None:
+    ran = cli("embed", atlas, "--model", tiny, *INLINE, *options)
+    assert ran.code == FAILED
+    assert words in ran.err
+
+
+def test_searching_with_another_model(cli: Cli, finished: Path, other: Path) -> None:
+    ran = cli("search", finished, "GGUC", "--model", other)
+    assert (ran.code, ran.out) == (FAILED, "")
+    assert "were made by another model than" in ran.err
+    assert "vectors of different models cannot be compared" in ran.err
+
+
+def test_a_model_whose_files_have_changed(cli: Cli, atlas: Path, other: Path, tmp_path: Path) -> None:
+    """The atlas names the folder; what lies in it now made none of its vectors."""
+    manifest = json.loads((atlas / "store.json").read_text())
+    manifest["embeddings"]["tiny"].update(model=str(other), model_path=str(other))
+    (atlas / "store.json").write_text(json.dumps(manifest))
+    ran = cli("search", atlas, "GGUC")
+    assert ran.code == FAILED
+    assert "vectors of different models cannot be compared" in ran.err
+
+
+def genbio(folder: Path) -> Path:
+    """A checkpoint as GenBio publishes them: a pickle, its own keys, 16 rows."""
+    config = AidoRnaConfig(num_layers=1, hidden_size=16, num_heads=2, intermediate_size=16, vocab_size=16)
+    torch.manual_seed(0)
+    tensors = {name: torch.randn(value.shape) for name, value in AidoRna(config, lm_head=True).state_dict().items()}
+    tensors["lm_head.decoder.weight"] = tensors["embedding.weight"]
+    tensors["lm_head.decoder.bias"] = tensors["lm_head.bias"]
+    folder.mkdir(parents=True)
+    settings = {
+        "model_type": "rnabert",
+        "hidden_act": "swiglu",
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "vocab_size": 16,
+        "layer_norm_eps": 1e-5,
+        "normalization_type": "LayerNorm",
+        "add_linear_bias": True,
+    }
+    (folder / "config.json").write_text(json.dumps(settings))
+    torch.save({e.theirs: tensors[e.ours] for e in expand(config, "genbio")}, folder / "pytorch_model.bin")
+    return folder
+
+
+def test_a_genbio_checkpoint_gets_the_command_that_converts_it(cli: Cli, tmp_path: Path) -> None:
+    folder = genbio(tmp_path / "what it's called" / "AIDO.RNA-650M")
+    Path("in.fa").write_text(MORE)
+    ran = cli("embed", "in.fa", "-o", "atlas", "--model", folder, *INLINE)
+    assert ran.code == FAILED
+    assert not Path("atlas").exists()
+    command = command_in(ran.err)
+    assert command[:3] == ["model", "convert", str(folder)]
+    assert cli(*command).code == DONE
+    assert cli("embed", "in.fa", "-o", "atlas", "--model", command[3], "--name", "x", *INLINE).code == DONE
+
+
+def folder_with(**files: str) -> Callable[[Path], str]:
+    def make(folder: Path) -> str:
+        (folder / "m").mkdir()
+        for name, text in files.items():
+            (folder / "m" / name.replace("_json", ".json")).write_text(text)
+        return str(folder / "m")
+
+    return make
+
+
+CONFIG = json.dumps(AidoRnaConfig(num_layers=1, hidden_size=16, num_heads=2, intermediate_size=16).to_json())
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (lambda _: "nanno", "no model 'nanno': give a folder, a hub id (ORG/NAME), or one of: nano, aido.rna-1.6b"),
+        (lambda _: "nobody/nothing", "the files of nobody/nothing are neither in the cache nor could they be fetched"),
+        (lambda _: "aido.rna-650m@no-such-revision", "hf download multimolecule/aido.rna-650m"),
+        (lambda _: "/no/such/folder", "/no/such/folder"),
+        (lambda _: "models/of/mine", "models/of/mine"),
+        (folder_with(), "holds no config.json"),
+        (folder_with(config_json="{"), "config.json cannot be read"),
+        (folder_with(config_json='{"model_type": "bert"}'), "model_type is 'bert'"),
+        (folder_with(config_json=CONFIG), "m holds no model.safetensors"),
+    ],
+    ids=["name", "hub", "revision", "path", "relative path", "empty", "damaged", "bert", "no weights"],
+)
+def test_a_model_that_cannot_be_had(cli: Cli, tmp_path: Path, model: Callable[[Path], str], words: str) -> None:
+    """Said before anything is read or made."""
+    Path("in.fa").write_text(MORE)
+    ran = cli("embed", "in.fa", "-o", "atlas", "--model", model(tmp_path), *INLINE)
+    assert ran.code == FAILED
+    assert words in ran.err
+    assert not Path("atlas").exists()
+
+
+def test_weights_that_are_cut_short(cli: Cli, atlas: Path, other: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    for file in other.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    ran = cli("embed", atlas, "--model", folder, *INLINE)
+    assert ran.code == FAILED
+    assert "model.safetensors" in ran.err
+    assert "damaged or cut short" in ran.err
+
+
+def test_an_untrained_model_says_so(cli: Cli, atlas: Path) -> None:
+    assert "warning: nano is untrained (random weights)" in cli("embed", atlas, "--model", "nano", *INLINE).err
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--layer", "99"], FAILED, "--layer 99: tiny has 1 layers; give 0 to 1, or -1 for the last"),
+        (["--name", "a/b"], FAILED, "--name 'a/b': use letters, digits, '.', '_' and '-' only"),
+        (["--layer", "-2"], USAGE, "layer"),
+        (["--pooling", "median"], USAGE, "'mean', 'cls' or 'max'"),
+        (["--shard-tokens", "0"], USAGE, "shard_tokens"),
+        (["--bogus"], USAGE, "Unknown option: --bogus"),
+        (["-o", "elsewhere"], USAGE, "is an atlas; embed it alone, or name inputs and -o ATLAS"),
+    ],
+)
+def test_settings_that_make_no_sense(
+    cli: Cli, atlas: Path, tiny: Path, options: list[str], code: int, words: str
+) -> None:
+    ran = cli("embed", atlas, "--model", tiny, *INLINE, *options)
+    assert ran.code == code
+    assert words in ran.err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("poling: max\n", ["poling", "settings.yaml", "--pooling"]),
+        ("pooling: median\n", ["pooling", "'mean', 'cls' or 'max'"]),
+        ("- pooling\n", ["settings.yaml", "holds no settings; write them in lines such as: pooling: mean"]),
+        ("layer: 1\npooling: [\n", ["settings.yaml", "no YAML", "line 3"]),
+        (None, ["settings.yaml", "cannot be read (No such file or directory)"]),
+    ],
+    ids=["unknown key", "bad value", "list", "no YAML", "no file"],
+)
+def test_a_settings_file_that_makes_no_sense(cli: Cli, atlas: Path, text: str | None, words: list[str]) -> None:
+    if text is not None:
+        Path("settings.yaml").write_text(text)
+    ran = cli("embed", atlas, "--config", "settings.yaml", *INLINE)
+    assert ran.code == USAGE
+    assert all(word in ran.err for word in words), ran.err
+
+
+def test_precedence_of_settings(cli: Cli, atlas: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of "model" above all: it is the name of a verb too, and cyclopts passes over such keys of a flat file."""
+    Path("settings.yaml").write_text(f"model: {tiny}\npooling: max\nlayer: 0\nstore_dtype: float32\n")
+    monkeypatch.setenv("RAYPIPE_LAYER", "1")
+    assert cli("embed", atlas, "--config", "settings.yaml", "--store-dtype", "float16", *INLINE).code == DONE
+    made = Store.open(atlas).embeddings["tiny-max"]
+    assert (made.pooling, made.layer, made.dtype) == ("max", 1, "float16")
+    # What one command line was given is not the next one's.
+    monkeypatch.delenv("RAYPIPE_LAYER")
+    ran = cli("embed", atlas, "--model", tiny, *INLINE)
+    assert (ran.code, "nothing to embed" in ran.err) == (DONE, True)
+
+
+def test_the_settings_file_may_come_from_the_environment(
+    cli: Cli, atlas: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("settings.yaml").write_text(f"model: {tiny}\npooling: cls\n")
+    monkeypatch.setenv("RAYPIPE_CONFIG", "settings.yaml")
+    assert cli("embed", atlas, *INLINE).code == DONE
+    assert "tiny-cls" in Store.open(atlas).embeddings
+
+
+# Annotations
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("records", b"id\tx\ns1\t1\n", "table name 'records' is taken by the store itself; choose another"),
+        ("select", b"id\tx\ns1\t1\n", "table name 'select'"),
+        ("x", b"", "x.tsv: is empty"),
+        ("x", b"id\tx\n", "x.tsv: has a header but no rows"),
+        ("x", b"id\tx\nq\t1\n", "no value of column 'id' is an id of this store"),
+        ("x", b"id\tx\ns1\t1\ns2\n", "x.tsv: line 3 has 1 columns instead of 2"),
+        ("x", b"id\tx\ns1\tcaf\xe9\n", "x.tsv: line 2 is not UTF-8; if it is Latin-1, convert it"),
+        ("x", b"id\tid\ns1\t1\n", "two columns are called 'id'"),
+    ],
+)
+def test_annotations_that_cannot_be_used(cli: Cli, atlas: Path, name: str, data: bytes, words: str) -> None:
+    Path("x.tsv").write_bytes(data)
+    ran = cli("annotate", atlas, f"{name}=x.tsv")
+    assert ran.code == FAILED
+    assert words in ran.err
+    assert cli("search", atlas, "GGGCCCAAAUUU", "-k", "1", "--columns", "family").out == "family\nother\n"
+
+
+def test_names_of_annotation_tables_that_clash(cli: Cli, atlas: Path) -> None:
+    Path("x.tsv").write_text("id\tfamily\ns1\tx\n")
+    ran = cli("annotate", atlas, "a=x.tsv", "A=x.tsv")
+    assert ran.code == FAILED
+    assert "is given twice (case is ignored)" in ran.err
+    assert cli("annotate", atlas, "a=x.tsv", "a=x.tsv").code == USAGE
+    # Another table with the same column: both are shown, and a condition has to say which.
+    assert cli("annotate", atlas, "more=x.tsv").code == DONE
+    ran = cli("search", atlas, "GGUC", "--where", "family = 'x'")
+    assert ran.code == FAILED
+    assert "column 'family' is ambiguous: write families.family or more.family" in ran.err
+    ran = cli("search", atlas, "GGGCCCAAAUUU", "-k", "1", "--columns", "families_family,more_family")
+    assert ran.out == "families_family\tmore_family\nother\tx\n"
+
+
+# Damage
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "store.json: damaged manifest"),
+        ('{"format": 1, "sour', "store.json: damaged manifest"),
+        ("[]", "store.json: damaged manifest"),
+        ("{}", "store.json: damaged manifest"),
+        ('{"format": 1}', "store.json: damaged manifest"),
+        ('{"format": 1, "sources": [{"path": "x"}], "embeddings": {}}', "store.json: damaged manifest"),
+        ('{"format": 99, "sources": []}', "store format 99; this raypipe reads 1"),
+    ],
+)
+@pytest.mark.parametrize("verb", [["info"], ["search", "GGUC"]])
+def test_a_damaged_manifest(cli: Cli, atlas: Path, text: str, words: str, verb: list[str]) -> None:
+    (atlas / "store.json").write_text(text)
+    ran = cli(verb[0], atlas, *verb[1:])
+    assert (ran.code, ran.out) == (FAILED, "")
+    assert words in ran.err
+
+
+def test_a_damaged_index(cli: Cli, atlas: Path) -> None:
+    (vectors,) = (atlas / "index").glob("*/vectors.faiss")
+    vectors.write_bytes(vectors.read_bytes()[:-10])
+    ran = cli("search", atlas, "GGUC")
+    assert ran.code == FAILED
+    assert "damaged" in ran.err
+    assert "build the index again: raypipe index" in ran.err
+
+
+@pytest.mark.parametrize("kind", ["records", "rejects", "sequences"])
+def test_a_part_file_that_was_deleted_by_hand(cli: Cli, atlas: Path, tiny: Path, kind: str) -> None:
+    """records in = records + rejected, sequences = embedded + failed: both sums are read back from disk."""
+    Path("more.fa").write_text(MORE + ">bad\nMKL\n")
+    assert cli("ingest", "more.fa", "-o", atlas).code == DONE
+    assert cli("embed", atlas, "--model", tiny, *INLINE).code == DONE
+    for part in (atlas / kind).glob("part-00001-*"):
+        part.unlink()
+    ran = cli("embed", atlas, "--model", tiny, *INLINE)
+    assert ran.code == INCOMPLETE
+    assert f"{kind}/" in ran.err
+    assert "1 were ingested" in ran.err or "2 were ingested" in ran.err
+
+
+def test_vectors_that_were_deleted_by_hand(cli: Cli, atlas: Path, tiny: Path) -> None:
+    (atlas / "embeddings" / "tiny" / "part-000001.parquet").unlink()
+    ran = cli("index", atlas)
+    assert ran.code == INCOMPLETE
+    assert "not all is embedded (1 of" in ran.err
+    ran = cli("search", atlas, "GGUC")
+    assert ran.code == FAILED
+    assert "1 missing embedding file, such as part-000001.parquet" in ran.err
+    ran = cli("embed", atlas, "--model", tiny, *INLINE)
+    assert ran.code == DONE
+    assert "6 distinct sequences = 6 embedded + 0 failed" in ran.err
+    assert cli("index", atlas).code == DONE
+
+
+def test_sequences_that_are_gone_before_they_are_embedded(cli: Cli, atlas: Path, other: Path) -> None:
+    for part in (atlas / "sequences").iterdir():
+        part.unlink()
+    ran = cli("embed", atlas, "--model", other, *INLINE)
+    assert ran.code == INCOMPLETE
+    assert "0 rows in sequences/ where 6 were ingested (restore the folder from a copy" in ran.err
+
+
+# Two writers
+
+HOLD = """
+import sys, time
+from index.store import Store
+with Store.open(sys.argv[1]).lock():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def holder(root: Path, atlas: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that writes to the atlas."""
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(atlas)], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_two_writers(cli: Cli, root: Path, atlas: Path, tiny: Path) -> None:
+    Path("more.fa").write_text(MORE)
+    writers = [
+        ["ingest", "more.fa", "-o", atlas],
+        ["embed", atlas, "--model", tiny, *INLINE],
+        ["index", atlas],
+        ["annotate", atlas, "x=more.fa"],
+    ]
+    with holder(root, atlas) as process:
+        for arguments in writers:
+            ran = cli(*arguments)
+            assert ran.code == FAILED
+            assert f"process {process.pid} on " in ran.err
+            assert "is writing to this store; wait for it to end, or stop it" in ran.err
+        # Readers need no lock.
+        assert cli("search", atlas, "GGUC", "-k", "1").code == DONE
+        assert cli("info", atlas).code == DONE
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        # The lock of a killed holder is free at once.
+        assert cli(*writers[0]).code == DONE
