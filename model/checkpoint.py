@@ -76,9 +76,7 @@ def load_encoder(
     weights = find_weights(folder)
     if weights is None:
         if find_weights(folder, PICKLE) is not None:
-            raise CheckpointError(
-                f"{folder} holds {PICKLE}, a pickle; convert it once: {convert_command(folder)}"
-            )
+            raise CheckpointError(f"{folder} holds {PICKLE}, a pickle; convert it once: {convert_command(folder)}")
         raise CheckpointError(f"{folder} holds no {SAFETENSORS} (nor {SAFETENSORS}.index.json)")
     shapes = _shapes(weights)
     layout, prefix = _in_folder(folder, find_prefix, shapes)

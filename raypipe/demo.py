@@ -103,7 +103,8 @@ def run_demo(folder: Path) -> None:
         "Times: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in times) + f"; in all {total:.1f} s"
     )
     console.print(
-        f"Go on:  {command_name()} search {folder} GGCCGGUAGUCUAGCGGAAGGAUGCCC -k 5 --where \"rna_type = 'tRNA'\""
+        f"Go on:  {command_name()} search {folder} GGCCGGUAGUCUAGCGGAAGGAUGCCC -k 5 --where \"rna_type = 'tRNA'\"",
+        soft_wrap=True,
     )
 
 

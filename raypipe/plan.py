@@ -172,7 +172,7 @@ def _footer(path: Path) -> dict[str, object]:
         with pq.ParquetFile(path) as file:
             footer = read_footer(file.schema_arrow.metadata)
             return footer if footer.get("rows") == file.metadata.num_rows else {}
-    except (OSError, pa.ArrowException):
+    except (OSError, ValueError, pa.ArrowException):  # ValueError: no UTF-8 or no JSON any more
         return {}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +39,12 @@ class Ran:
     code: int
     out: str
     err: str
+
+    def command(self) -> list[str]:
+        """The command that the message advises at its end, without the program's name."""
+        found = re.search(r"raypipe ((?:index|embed|model convert) .*)$", self.err)
+        assert found, self.err
+        return shlex.split(found[1])
 
 
 Cli = Callable[..., Ran]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -15,12 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from index.store import Store
-from model.config import AidoRnaConfig
-from model.encoder import AidoRna
-from model.keymap import expand
 from raypipe.cli import DONE, FAILED, INCOMPLETE, USAGE
 
 Cli = Callable[..., Any]
@@ -31,13 +24,6 @@ MORE = ">new\nGGGGGGGGGGGG\n>again\nGGGCCCAAAUUU\n"
 @pytest.fixture(autouse=True)
 def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def command_in(message: str) -> list[str]:
-    """The raypipe command at the end of a message."""
-    found = re.search(r"raypipe ((?:index|embed|model convert) .*)$", message)
-    assert found, message
-    return shlex.split(found[1])
 
 
 def grow(cli: Cli, atlas: Path) -> None:
@@ -123,11 +109,11 @@ def test_search_before_embed_and_index(cli: Cli, tiny: Path) -> None:
     ran = cli("index", "atlas")
     assert ran.code == FAILED
     assert "nothing is embedded yet; run: raypipe embed" in ran.err
-    assert cli(*command_in(ran.err), "--model", tiny, *INLINE).code == DONE
+    assert cli(*ran.command(), "--model", tiny, *INLINE).code == DONE
     ran = cli("search", "atlas", "GGUC")
     assert (ran.code, ran.out) == (FAILED, "")
     assert "no index yet; build one with: raypipe index" in ran.err
-    assert cli(*command_in(ran.err)).code == DONE
+    assert cli(*ran.command()).code == DONE
     assert cli("search", "atlas", "GGUC").code == DONE
 
 
@@ -148,7 +134,7 @@ def test_an_index_older_than_its_embeddings(cli: Cli, atlas: Path, tiny: Path) -
     stale = cli("search", atlas, "GGGGGGGGGGGG", "-k", "1", "--columns", "id", "--allow-stale")
     assert stale.code == DONE
     assert stale.out != "id\nnew\n"
-    assert cli(*command_in(ran.err)).code == DONE
+    assert cli(*ran.command()).code == DONE
     assert cli("search", atlas, "GGGGGGGGGGGG", "-k", "1", "--columns", "id").out == "id\nnew\n"
 
 
@@ -159,208 +145,6 @@ def test_sequences_without_vectors_are_not_indexed_in_silence(cli: Cli, atlas: P
     assert "not all is embedded (6 embedded and 0 failed of 7 sequences); run raypipe embed" in ran.err
     assert cli("embed", atlas, "--model", tiny, *INLINE).code == DONE
     assert cli("index", atlas).code == DONE
-
-
-# Models
-
-
-def test_embedding_with_another_model_under_the_same_name(cli: Cli, atlas: Path, other: Path) -> None:
-    before = (atlas / "store.json").read_bytes()
-    ran = cli("embed", atlas, "--model", other, "--name", "tiny", *INLINE)
-    assert ran.code == FAILED
-    assert "its vectors 'tiny' were made by" in ran.err
-    assert "choose another --name" in ran.err
-    assert (atlas / "store.json").read_bytes() == before
-    assert cli("embed", atlas, "--model", other, *INLINE).code == DONE
-    assert list(Store.open(atlas).embeddings) == ["tiny", "other"]
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--pooling", "max", "--name", "tiny"], "pooling mean there, max asked for"),
-        (["--layer", "0", "--name", "tiny"], "layer 1 there, 0 asked for"),
-        (["--on-long", "reject"], "on_long window there, reject asked for"),
-        (["--store-dtype", "float32"], "dtype float16 there, float32 asked for"),
-        (["--dtype", "bfloat16"], "computed in float32 there, bfloat16 asked for"),
-    ],
-)
-def test_other_settings_under_the_same_name(cli: Cli, atlas: Path, tiny: Path, options: list[str], words: str) -> None:
-    ran = cli("embed", atlas, "--model", tiny, *INLINE, *options)
-    assert ran.code == FAILED
-    assert words in ran.err
-
-
-def test_searching_with_another_model(cli: Cli, finished: Path, other: Path) -> None:
-    ran = cli("search", finished, "GGUC", "--model", other)
-    assert (ran.code, ran.out) == (FAILED, "")
-    assert "were made by another model than" in ran.err
-    assert "vectors of different models cannot be compared" in ran.err
-
-
-def test_a_model_whose_files_have_changed(cli: Cli, atlas: Path, other: Path, tmp_path: Path) -> None:
-    """The atlas names the folder; what lies in it now made none of its vectors."""
-    manifest = json.loads((atlas / "store.json").read_text())
-    manifest["embeddings"]["tiny"].update(model=str(other), model_path=str(other))
-    (atlas / "store.json").write_text(json.dumps(manifest))
-    ran = cli("search", atlas, "GGUC")
-    assert ran.code == FAILED
-    assert "vectors of different models cannot be compared" in ran.err
-
-
-def genbio(folder: Path) -> Path:
-    """A checkpoint as GenBio publishes them: a pickle, its own keys, 16 rows."""
-    config = AidoRnaConfig(num_layers=1, hidden_size=16, num_heads=2, intermediate_size=16, vocab_size=16)
-    torch.manual_seed(0)
-    tensors = {name: torch.randn(value.shape) for name, value in AidoRna(config, lm_head=True).state_dict().items()}
-    tensors["lm_head.decoder.weight"] = tensors["embedding.weight"]
-    tensors["lm_head.decoder.bias"] = tensors["lm_head.bias"]
-    folder.mkdir(parents=True)
-    settings = {
-        "model_type": "rnabert",
-        "hidden_act": "swiglu",
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 1,
-        "vocab_size": 16,
-        "layer_norm_eps": 1e-5,
-        "normalization_type": "LayerNorm",
-        "add_linear_bias": True,
-    }
-    (folder / "config.json").write_text(json.dumps(settings))
-    torch.save({e.theirs: tensors[e.ours] for e in expand(config, "genbio")}, folder / "pytorch_model.bin")
-    return folder
-
-
-def test_a_genbio_checkpoint_gets_the_command_that_converts_it(cli: Cli, tmp_path: Path) -> None:
-    folder = genbio(tmp_path / "what it's called" / "AIDO.RNA-650M")
-    Path("in.fa").write_text(MORE)
-    ran = cli("embed", "in.fa", "-o", "atlas", "--model", folder, *INLINE)
-    assert ran.code == FAILED
-    assert not Path("atlas").exists()
-    command = command_in(ran.err)
-    assert command[:3] == ["model", "convert", str(folder)]
-    assert cli(*command).code == DONE
-    assert cli("embed", "in.fa", "-o", "atlas", "--model", command[3], "--name", "x", *INLINE).code == DONE
-
-
-def folder_with(**files: str) -> Callable[[Path], str]:
-    def make(folder: Path) -> str:
-        (folder / "m").mkdir()
-        for name, text in files.items():
-            (folder / "m" / name.replace("_json", ".json")).write_text(text)
-        return str(folder / "m")
-
-    return make
-
-
-CONFIG = json.dumps(AidoRnaConfig(num_layers=1, hidden_size=16, num_heads=2, intermediate_size=16).to_json())
-
-
-@pytest.mark.parametrize(
-    ("model", "words"),
-    [
-        (lambda _: "nanno", "no model 'nanno': give a folder, a hub id (ORG/NAME), or one of: nano, aido.rna-1.6b"),
-        (lambda _: "nobody/nothing", "the files of nobody/nothing are neither in the cache nor could they be fetched"),
-        (lambda _: "aido.rna-650m@no-such-revision", "hf download multimolecule/aido.rna-650m"),
-        (lambda _: "/no/such/folder", "/no/such/folder"),
-        (lambda _: "models/of/mine", "models/of/mine"),
-        (folder_with(), "holds no config.json"),
-        (folder_with(config_json="{"), "config.json cannot be read"),
-        (folder_with(config_json='{"model_type": "bert"}'), "model_type is 'bert'"),
-        (folder_with(config_json=CONFIG), "m holds no model.safetensors"),
-    ],
-    ids=["name", "hub", "revision", "path", "relative path", "empty", "damaged", "bert", "no weights"],
-)
-def test_a_model_that_cannot_be_had(cli: Cli, tmp_path: Path, model: Callable[[Path], str], words: str) -> None:
-    """Said before anything is read or made."""
-    Path("in.fa").write_text(MORE)
-    ran = cli("embed", "in.fa", "-o", "atlas", "--model", model(tmp_path), *INLINE)
-    assert ran.code == FAILED
-    assert words in ran.err
-    assert not Path("atlas").exists()
-
-
-def test_weights_that_are_cut_short(cli: Cli, atlas: Path, other: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "cut"
-    folder.mkdir()
-    for file in other.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    ran = cli("embed", atlas, "--model", folder, *INLINE)
-    assert ran.code == FAILED
-    assert "model.safetensors" in ran.err
-    assert "damaged or cut short" in ran.err
-
-
-def test_an_untrained_model_says_so(cli: Cli, atlas: Path) -> None:
-    assert "warning: nano is untrained (random weights)" in cli("embed", atlas, "--model", "nano", *INLINE).err
-
-
-# Settings
-
-
-@pytest.mark.parametrize(
-    ("options", "code", "words"),
-    [
-        (["--layer", "99"], FAILED, "--layer 99: tiny has 1 layers; give 0 to 1, or -1 for the last"),
-        (["--name", "a/b"], FAILED, "--name 'a/b': use letters, digits, '.', '_' and '-' only"),
-        (["--layer", "-2"], USAGE, "layer"),
-        (["--pooling", "median"], USAGE, "'mean', 'cls' or 'max'"),
-        (["--shard-tokens", "0"], USAGE, "shard_tokens"),
-        (["--bogus"], USAGE, "Unknown option: --bogus"),
-        (["-o", "elsewhere"], USAGE, "is an atlas; embed it alone, or name inputs and -o ATLAS"),
-    ],
-)
-def test_settings_that_make_no_sense(
-    cli: Cli, atlas: Path, tiny: Path, options: list[str], code: int, words: str
-) -> None:
-    ran = cli("embed", atlas, "--model", tiny, *INLINE, *options)
-    assert ran.code == code
-    assert words in ran.err
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("poling: max\n", ["poling", "settings.yaml", "--pooling"]),
-        ("pooling: median\n", ["pooling", "'mean', 'cls' or 'max'"]),
-        ("- pooling\n", ["settings.yaml", "holds no settings; write them in lines such as: pooling: mean"]),
-        ("layer: 1\npooling: [\n", ["settings.yaml", "no YAML", "line 3"]),
-        (None, ["settings.yaml", "cannot be read (No such file or directory)"]),
-    ],
-    ids=["unknown key", "bad value", "list", "no YAML", "no file"],
-)
-def test_a_settings_file_that_makes_no_sense(cli: Cli, atlas: Path, text: str | None, words: list[str]) -> None:
-    if text is not None:
-        Path("settings.yaml").write_text(text)
-    ran = cli("embed", atlas, "--config", "settings.yaml", *INLINE)
-    assert ran.code == USAGE
-    assert all(word in ran.err for word in words), ran.err
-
-
-def test_precedence_of_settings(cli: Cli, atlas: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of "model" above all: it is the name of a verb too, and cyclopts passes over such keys of a flat file."""
-    Path("settings.yaml").write_text(f"model: {tiny}\npooling: max\nlayer: 0\nstore_dtype: float32\n")
-    monkeypatch.setenv("RAYPIPE_LAYER", "1")
-    assert cli("embed", atlas, "--config", "settings.yaml", "--store-dtype", "float16", *INLINE).code == DONE
-    made = Store.open(atlas).embeddings["tiny-max"]
-    assert (made.pooling, made.layer, made.dtype) == ("max", 1, "float16")
-    # What one command line was given is not the next one's.
-    monkeypatch.delenv("RAYPIPE_LAYER")
-    ran = cli("embed", atlas, "--model", tiny, *INLINE)
-    assert (ran.code, "nothing to embed" in ran.err) == (DONE, True)
-
-
-def test_the_settings_file_may_come_from_the_environment(
-    cli: Cli, atlas: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Path("settings.yaml").write_text(f"model: {tiny}\npooling: cls\n")
-    monkeypatch.setenv("RAYPIPE_CONFIG", "settings.yaml")
-    assert cli("embed", atlas, *INLINE).code == DONE
-    assert "tiny-cls" in Store.open(atlas).embeddings
 
 
 # Annotations

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from index.schema import RECORDS, REJECTS, SEQUENCES, embeddings_schema, with_footer
-from index.store import Embedding, Source, Store
+from index.store import Embedding, Source, Store, VectorDtype
 
 DIMENSION = 16
 AWKWARD = 'it\'s [a] "store"'
@@ -45,7 +45,9 @@ def add_source(store: Store, records: Sequence[tuple[str, str, str]], path: str 
     store.add_source(Source(path, digest, ingest, len(records), 0, start, start + len(distinct)))
 
 
-def embedding(name: str = "nano", fingerprint: str = "f" * 64, dtype: str = "float32", dimension: int = DIMENSION):
+def embedding(
+    name: str = "nano", fingerprint: str = "f" * 64, dtype: VectorDtype = "float32", dimension: int = DIMENSION
+):
     """A manifest entry."""
     return Embedding(
         name=name,
