@@ -116,7 +116,12 @@ def _message(connection: duckdb.DuckDBPyConnection, error: duckdb.Error) -> str:
 
 
 def _view(connection: duckdb.DuckDBPyConnection, name: str, source: str) -> None:
-    connection.execute(f"CREATE VIEW memory.main.{duck.identifier(name)} AS {source}")
+    try:
+        connection.execute(f"CREATE VIEW memory.main.{duck.identifier(name)} AS {source}")
+    except duckdb.Error as error:
+        raise StoreError(
+            f"{name}: a file of the store is damaged ({duck.first_lines(error)}); restore it from a copy, or ingest anew"
+        ) from error
 
 
 def _vector_paths(store: Store) -> list[Path]:

@@ -89,10 +89,12 @@ class Model:
 
     @property
     def has_pooler(self) -> bool:
+        """Whether `pooler_output` can be had."""
         return self._encoder.pooler is not None
 
     @property
     def has_lm_head(self) -> bool:
+        """Whether `logits`, `loss` and `fill_mask` can be had."""
         return self._encoder.lm_head is not None
 
     @cached_property

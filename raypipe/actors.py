@@ -11,17 +11,17 @@ import os
 import socket
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from index import files
 from index.errors import StoreError
 from index.schema import REJECTS, VECTOR_TYPES, embeddings_schema, tokens_schema, vector_type, with_footer
 from index.store import Embedding, Store
 from model.errors import ModelError
-from raypipe.errors import RaypipeError
+from raypipe.errors import RaypipeError, disk_error
 from raypipe.plan import Shard, shard_footer
 
 # Vectors of halves are noise to a codec and an index column of random floats to a dictionary: neither pays.
@@ -93,15 +93,18 @@ class EmbedShards:
             self._prepare()
             rows, failed, size = self._embed(shard)
         except OSError as problem:
-            error = str(problem)
-            fatal = problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+            error = str(disk_error(Path(self.job.root), problem))
+            disk = problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+            fatal = disk or not self._ready
         except Exception as problem:
             # Whatever it is, it must not take the other shards with it; the run reports it and ends as incomplete.
             ours = isinstance(problem, (ModelError, StoreError, RaypipeError))
             error = str(problem) if ours else f"{type(problem).__name__}: {problem}"
+            if not self._ready:
+                fatal = True
+                error += "; mend that and run the same command again: it goes on where it stopped"
         seconds = time.perf_counter() - begin
         host, pid = socket.gethostname(), os.getpid()
-        fatal = fatal or not self._ready
         return Receipt(shard.number, rows, failed, shard.tokens, seconds, size, host, pid, error, fatal)
 
     def _prepare(self) -> None:
@@ -225,6 +228,9 @@ class EmbedShards:
 
 def read_sequences(store: Store, shard: Shard) -> tuple[np.ndarray, list[str]]:
     """seq_ids (N,) int64 and sequences of a shard, in order; row groups outside its range are not unpacked."""
+    # Here, not above: with pandas installed its import costs every command a quarter of a second.
+    import pyarrow.dataset as ds
+
     field = ds.field("seq_id")
     rows = ds.dataset([str(part) for part in store.parts("sequences")]).to_table(
         columns=["seq_id", "sequence"], filter=(field >= shard.seq_lo) & (field < shard.seq_hi)

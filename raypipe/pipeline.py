@@ -178,10 +178,7 @@ def _run(job: EmbedJob, todo: list[Shard], ray: Any, workers: int, gpus: float, 
     with closing(_stream(job, todo, ray, workers, gpus)) as stream:
         for receipt in stream:
             if receipt.fatal:
-                raise RaypipeError(
-                    f"{job.root}: stopped on {receipt.host}: {receipt.error}; mend that and run the same command "
-                    f"again: it goes on where it stopped"
-                )
+                raise RaypipeError(f"stopped on {receipt.host}: {receipt.error}")
             receipts.append(receipt)
             progress.finished(receipt)
     return receipts

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from index import files
@@ -72,6 +71,9 @@ def default_shard_tokens(config: AidoRnaConfig, total_tokens: int, workers: int,
 
 def sequence_tokens(store: Store, seq_lo: int, context: int, on_long: str) -> np.ndarray:
     """Tokens that every sequence from `seq_lo` on costs, in the order of seq_id; int64 (N,)."""
+    # Here, not above: with pandas installed its import costs every command a quarter of a second.
+    import pyarrow.dataset as ds
+
     parts = [str(part) for part in store.parts("sequences")]
     if not parts:
         return np.zeros(0, np.int64)

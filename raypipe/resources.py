@@ -16,6 +16,7 @@ WORKER_BASE_BYTES = 1 << 30
 
 
 def cpus(ray: Any) -> int:
+    """CPUs that the actors share: the cluster's, or those that this process may use."""
     return len(os.sched_getaffinity(0)) if ray is None else ray_runtime.cluster_cpus(ray)
 
 

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from raypipe.bootstrap import pin
 
 DONE, FAILED, USAGE, INCOMPLETE = range(4)
+# Links to pydantic's manual are for programmers; read when pydantic is imported.
+os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
 # What the extras bring: a plain installation reads and asks, but neither embeds nor searches.
 EXTRAS = ("torch", "ray", "safetensors", "huggingface_hub")
 

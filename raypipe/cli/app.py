@@ -55,7 +55,7 @@ def _launch(
 
 
 def _read_settings(file: Path) -> dict[str, Any]:
-    if not file.exists() and file.name == str(file):
+    if not file.is_file() and file.name == str(file):
         file = next((shipped for shipped in _shipped_settings() if shipped.stem == file.stem), file)
     try:
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -232,6 +232,24 @@ def test_a_part_file_that_was_deleted_by_hand(cli: Cli, atlas: Path, tiny: Path,
     assert "1 were ingested" in ran.err or "2 were ingested" in ran.err
 
 
+@pytest.mark.parametrize("kind", ["records", "sequences"])
+@pytest.mark.parametrize("verb", [["info"], ["sql", "SELECT * FROM records JOIN sequences USING (seq_id)"]])
+def test_a_part_file_that_was_cut_short(cli: Cli, atlas: Path, kind: str, verb: list[str]) -> None:
+    (part,) = (atlas / kind).iterdir()
+    part.write_bytes(part.read_bytes()[:-8])
+    ran = cli(verb[0], atlas, *verb[1:])
+    assert ran.code == FAILED
+    assert str(part) in ran.err
+
+
+def test_a_plan_that_was_deleted_by_hand(cli: Cli, atlas: Path, tiny: Path) -> None:
+    (atlas / "embeddings" / "tiny" / "plan.parquet").unlink()
+    assert cli("index", atlas).code == INCOMPLETE
+    ran = cli("embed", atlas, "--model", tiny, *INLINE)
+    assert (ran.code, "6 distinct sequences = 6 embedded + 0 failed" in ran.err) == (DONE, True)
+    assert cli("index", atlas).code == DONE
+
+
 def test_vectors_that_were_deleted_by_hand(cli: Cli, atlas: Path, tiny: Path) -> None:
     (atlas / "embeddings" / "tiny" / "part-000001.parquet").unlink()
     ran = cli("index", atlas)
