@@ -120,7 +120,8 @@ def _view(connection: duckdb.DuckDBPyConnection, name: str, source: str) -> None
         connection.execute(f"CREATE VIEW memory.main.{duck.identifier(name)} AS {source}")
     except duckdb.Error as error:
         raise StoreError(
-            f"{name}: a file of the store is damaged ({duck.first_lines(error)}); restore it from a copy, or ingest anew"
+            f"{name}: a file of the store is damaged ({duck.first_lines(error)}); restore it from a copy, or ingest "
+            f"into a new atlas"
         ) from error
 
 

@@ -128,18 +128,40 @@ def test_plain_installation_is_the_client(plain: Path, tmp_path: Path) -> None:
     assert re.search(r"^! faiss +FAISS is not installed; run: pip install 'raypipe\[cpu\]'", found.out, re.MULTILINE)
 
 
-def test_plain_installation_does_not_search(plain: Path, full: Path, tmp_path: Path) -> None:
-    """An atlas that was made elsewhere: the index needs FAISS, the query the model."""
-    (tmp_path / "in.fa").write_text(">a\nGGCUACGAUCGAUGCAUCG\n>b\nACGUACGUAC\n")
-    made = done([str(full / "raypipe"), "embed", "in.fa", "-o", "atlas", "--executor", "inline"], cwd=tmp_path)
-    assert made.code == 0, made.err
-    for verb in (["index", "atlas"], ["search", "atlas", "GGCUACG"], ["search", "atlas", "--ids", "a"]):
-        run = done([str(plain / "raypipe"), *verb], cwd=tmp_path)
-        assert run.code == 1
-        assert re.match(r"raypipe: (FAISS|torch) is not installed.*; run: pip install 'raypipe\[cpu\]'", run.lines[-1])
-        assert len(run.lines) == 1
-        if verb[0] == "index":
-            assert done([str(full / "raypipe"), "index", "atlas"], cwd=tmp_path).code == 0
+@pytest.fixture(scope="module")
+def atlas(full: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An atlas with vectors and an index."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "in.fa").write_text(">a\nGGCUACGAUCGAUGCAUCG\n>b\nACGUACGUAC\n")
+    for verb in (["embed", "in.fa", "-o", "atlas", "--executor", "inline"], ["index", "atlas"]):
+        run = done([str(full / "raypipe"), *verb], cwd=folder)
+        assert run.code == 0, run.err
+    return folder / "atlas"
+
+
+@pytest.mark.parametrize("verb", [["index", "--type", "HNSW8"], ["search", "GGCUACG"], ["search", "--ids", "a"]])
+def test_plain_installation_does_not_search(plain: Path, atlas: Path, verb: list[str]) -> None:
+    """Not even an atlas that was made elsewhere: the index needs FAISS, a query the model."""
+    run = done([str(plain / "raypipe"), verb[0], str(atlas), *verb[1:]], cwd=atlas.parent)
+    assert run.code == 1
+    assert re.match(r"raypipe: (FAISS|torch) is not installed.*; run: pip install 'raypipe\[cpu\]'", run.lines[-1])
+    assert len(run.lines) == 1
+
+
+def test_two_faiss_wheels(full: Path, atlas: Path, tmp_path: Path) -> None:
+    """Both install the same module, so there must be exactly one: `doctor` and first use say so."""
+    entry = tmp_path / "site" / "faiss_gpu-1.15.1.dist-info"  # as pip leaves it
+    entry.mkdir(parents=True)
+    (entry / "METADATA").write_text("Metadata-Version: 2.1\nName: faiss-gpu\nVersion: 1.15.1\n")
+    message = "faiss-cpu and faiss-gpu are both installed and overwrite each other; run: pip uninstall -y faiss-cpu"
+    used = done([str(full / "raypipe"), "search", str(atlas), "--ids", "a"], cwd=tmp_path, PYTHONPATH=str(entry.parent))
+    assert used.code == 1
+    assert message in used.lines[-1]
+    assert len(used.lines) == 1
+    doctor = done([str(full / "raypipe"), "doctor"], cwd=tmp_path, PYTHONPATH=str(entry.parent))
+    assert doctor.code == 1
+    assert re.search(rf"^! faiss +{message}", doctor.out, re.MULTILINE)
+    assert done([str(full / "raypipe"), "doctor"], cwd=tmp_path).code == 0
 
 
 def test_demo_from_the_wheel(full: Path, tmp_path: Path) -> None:
