@@ -6,6 +6,7 @@ Shapes: Q queries, n rows, D values per vector, k neighbours.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -95,8 +96,8 @@ class FlatEngine:
             yield rows[start : start + step], self._vectors[rows[start : start + step]]
 
 
-class _Approximate:
-    """Shared by the approximate families: scores from squared distances, and a second look for unfilled lines."""
+class _Approximate(ABC):
+    """Shared by the families whose effort can be raised: a second look for lines that a filter left unfilled."""
 
     effort_name, max_effort = "", 0
 
@@ -117,17 +118,13 @@ class _Approximate:
             rows[unfilled], scores[unfilled] = self._attempt(queries[unfilled], wanted, sel, effort)
         return padded(rows, scores, k)
 
+    @abstractmethod
     def _start(self, effort: int | None, wanted: int, allowed: int) -> int:
-        raise NotImplementedError
+        """The effort of the first attempt; `allowed` rows pass the filter."""
 
+    @abstractmethod
     def _attempt(self, queries: np.ndarray, k: int, sel: Any, effort: int) -> Found:
-        raise NotImplementedError
-
-    def _run(self, index: Any, queries: np.ndarray, k: int, parameters: Any) -> Found:
-        distances, rows = index.search(queries, k, params=parameters)
-        scores = np.clip(1 - distances / 2, -1, 1).astype(np.float32)
-        scores[rows == NO_HIT] = -np.inf
-        return best(rows, scores, k)
+        """One search; NO_HIT where too few rows were visited."""
 
 
 class IvfEngine(_Approximate):
@@ -148,7 +145,7 @@ class IvfEngine(_Approximate):
 
     def _attempt(self, queries: np.ndarray, k: int, sel: Any, effort: int) -> Found:
         faiss = load_faiss()
-        return self._run(
+        return _by_distance(
             self._index, queries, k, _nested(self._index, faiss.SearchParametersIVF(nprobe=effort, sel=sel))
         )
 
@@ -169,26 +166,36 @@ class HnswEngine(_Approximate):
     def _attempt(self, queries: np.ndarray, k: int, sel: Any, effort: int) -> Found:
         faiss = load_faiss()
         if sel is not None or effort >= self.max_effort:
-            return self._run(self._storage, queries, k, faiss.SearchParameters(sel=sel) if sel else None)
-        return self._run(self._index, queries, k, faiss.SearchParametersHNSW(efSearch=effort))
+            return _by_distance(self._storage, queries, k, faiss.SearchParameters(sel=sel) if sel else None)
+        return _by_distance(self._index, queries, k, faiss.SearchParametersHNSW(efSearch=effort))
 
 
-class OtherEngine(_Approximate):
+class OtherEngine:
     """Any other type: searched as FAISS does without a filter, exactly over the stored vectors with one."""
 
+    effort_name, max_effort = "", 0
+
     def __init__(self, index: Any, scan: Scan):
-        super().__init__(index)
+        self._index = index
         self._scan = scan
 
     def search(self, queries: np.ndarray, k: int, mask: np.ndarray | None, effort: int | None) -> Found:
         if mask is not None:
             return padded(*self._scan(queries, k, mask), k)
         wanted = min(k, self._index.ntotal)
-        rows, scores = self._run(self._index, queries, wanted, None)
+        rows, scores = _by_distance(self._index, queries, wanted, None)
         if (unfilled := np.flatnonzero((rows == NO_HIT).any(axis=1))).size:
             everything = np.ones(self._index.ntotal, dtype=bool)
             rows[unfilled], scores[unfilled] = self._scan(queries[unfilled], wanted, everything)
         return padded(rows, scores, k)
+
+
+def _by_distance(index: Any, queries: np.ndarray, k: int, parameters: Any) -> Found:
+    """Search by squared distance d2 between unit vectors, whose cosine is 1 - d2 / 2."""
+    distances, rows = index.search(queries, k, params=parameters)
+    scores = np.clip(1 - distances / 2, -1, 1).astype(np.float32)
+    scores[rows == NO_HIT] = -np.inf
+    return best(rows, scores, k)
 
 
 def selector(mask: np.ndarray) -> Any:

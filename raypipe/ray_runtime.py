@@ -33,6 +33,8 @@ RESTARTS_PER_ACTOR = -1
 DEATH_HINT = "most likely the memory does not suffice: try fewer --workers or a smaller --max-tokens"
 CONNECT_SECONDS = 5.0
 WORKER_START_SECONDS = 120.0
+# Without a finished shard; Ray's own half an hour is short for a large model on one CPU.
+STALL_SECONDS = 2 * 3600
 # Receipts are all that travels: the default (a third of the memory) would be taken from the models.
 OBJECT_STORE_BYTES = 256 << 20
 
@@ -48,56 +50,66 @@ def session(address: str | None) -> Iterator[Any]:
         RaypipeError: the cluster cannot be reached, or Ray cannot be started here.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    debug = os.environ.get("RAYPIPE_DEBUG") == "1"
-    if not debug:
+    if not _debugging():
         # Ray prints what its daemons report (tracebacks of tasks that are tried again) on our standard output.
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     # Ray's own logger explains itself at length before every run; what matters comes back in receipts and errors.
     logging.getLogger("ray").setLevel(logging.ERROR)
     import ray
-    from ray.exceptions import RayError
 
     if ray.is_initialized():
         yield ray
         return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    _connect(ray, address or os.environ.get("RAY_ADDRESS") or "local")
+    try:
+        _probe(ray)
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _connect(ray: Any, address: str) -> None:
+    """Start a Ray here (`local`) or join the one at `address`."""
+    from ray.exceptions import RayError
+
+    local = address == "local"
     options: dict[str, Any] = {}
-    if address == "local":
+    if local:
         _ensure_token()
         options = {
             "num_cpus": _allowed_cpus(),
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
         }
-    where = "here" if address == "local" else f"at {address}"
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         _knock(address)
-        with warnings.catch_warnings(), nullcontext() if address == "local" else _unheard():
+        with warnings.catch_warnings(), nullcontext() if local else _unheard():
             warnings.simplefilter("ignore")
             ray.init(
                 address=address,
                 runtime_env={"worker_process_setup_hook": HOOK},
                 logging_level=logging.ERROR,
-                log_to_driver=debug,
+                log_to_driver=_debugging(),
                 **options,
             )
     except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
         cause = " ".join(str(error).split())[:300] or type(error).__name__
-        token = "" if address == "local" else ", that $RAY_AUTH_TOKEN or ~/.ray/auth_token is the cluster's token"
+        where = "here" if local else f"at {address}"
+        token = "" if local else ", that $RAY_AUTH_TOKEN or ~/.ray/auth_token is the cluster's token"
         raise RaypipeError(
             f"Ray {where}: {cause}; check --address and $RAY_ADDRESS{token}, or use --executor inline"
         ) from error
     except SystemExit as stop:  # of Ray's own SIGTERM handler, which stands from within ray.init
         raise KeyboardInterrupt from stop
-    if threading.current_thread() is threading.main_thread():
+    if on_sigterm is not None and threading.current_thread() is threading.main_thread():
         # Ray's leaves without a word, and before our files and locks are put away.
         signal.signal(signal.SIGTERM, on_sigterm)
-    try:
-        _probe(ray)
-        yield ray
-    finally:
-        ray.shutdown()
+
+
+def _debugging() -> bool:
+    """Whether to let everything through that Ray says."""
+    return os.environ.get("RAYPIPE_DEBUG") == "1"
 
 
 def _knock(address: str) -> None:
@@ -147,13 +159,11 @@ def run_shards(
         IncompleteError: too many shards were lost, or the cluster was.
     """
     import ray.data as rd
+    from ray.data.exceptions import ExecutionTimeoutError
     from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 
-    context = rd.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.max_errored_blocks = max(LOST_SHARDS, int(LOST_SHARE * len(shards)))
     rows = [asdict(shard) for shard in shards]
+    may_lose = max(LOST_SHARDS, int(LOST_SHARE * len(shards)))
     try:
         with warnings.catch_warnings():
             # max_restarts and max_task_retries can be passed in this way only; deprecated, to go in 2.64.
@@ -169,13 +179,23 @@ def run_shards(
                 max_restarts=RESTARTS_PER_ACTOR,
                 max_task_retries=TASK_RETRIES,
             )
+            context = receipts.context
+            context.enable_progress_bars = False
+            context.print_on_execution_start = False
+            context.execution_no_progress_timeout_s = STALL_SECONDS
+            context.max_errored_blocks = may_lose
             with _data_log_in_file_only():
                 yield from receipts.iter_rows()
     except RayError as error:
         reason = f"Ray gave up: {root_cause(error)}"
         if isinstance(error, (RayActorError, OutOfMemoryError)) and not getattr(error, "actor_init_failed", False):
-            reason = f"workers died at more than {context.max_errored_blocks} shards; {DEATH_HINT}"
+            reason = f"workers died at more than {may_lose} shards; {DEATH_HINT}"
         raise IncompleteError(f"stopped: {reason}; run the same command again to go on") from error
+    except ExecutionTimeoutError as error:
+        raise IncompleteError(
+            f"stopped: no shard was finished within {STALL_SECONDS // 3600} hours; run the same command again to go "
+            f"on, or make shards smaller: --shard-tokens with a new --name"
+        ) from error
 
 
 def _probe(ray: Any) -> None:
@@ -218,7 +238,7 @@ def _probe(ray: Any) -> None:
 @contextmanager
 def _unheard() -> Iterator[None]:
     """Turn file descriptor 2, on which Ray's C++ side talks, away from the terminal; its logs have it all."""
-    if os.environ.get("RAYPIPE_DEBUG") == "1":
+    if _debugging():
         yield
         return
     sys.stderr.flush()
@@ -237,7 +257,7 @@ def _data_log_in_file_only() -> Iterator[None]:
     """Keep Ray Data's remarks and tracebacks off the terminal; its log in Ray's session folder has them."""
     consoles = [h for h in logging.getLogger("ray.data").handlers if h.name == "console"]
     levels = [handler.level for handler in consoles]
-    if os.environ.get("RAYPIPE_DEBUG") != "1":
+    if not _debugging():
         for handler in consoles:
             handler.setLevel(logging.CRITICAL + 1)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import io
 import lzma
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -60,9 +61,9 @@ class _Readable(io.RawIOBase):
         buffer[: len(data)] = data
         return len(data)
 
+    @abstractmethod
     def _take(self, size: int) -> bytes:
         """At most `size` bytes; none at the end."""
-        raise NotImplementedError
 
 
 class _Whole(_Readable):

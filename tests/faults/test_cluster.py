@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from tests.faults.conftest import SHARD_TOKENS, Head
-from tests.runs import CONSOLE, RAY_WORKER, assert_same_vectors, done, free_ports, shard_files, started
+from tests.runs import CONSOLE, NANO, RAY_WORKER, assert_same_vectors, done, free_ports, shard_files, started
 
 
 def embed(undisturbed: Path, *options: str) -> list[str]:
@@ -36,6 +36,11 @@ def test_a_killed_driver_takes_its_actors_along(tmp_path: Path, undisturbed: Pat
     atlas = tmp_path / "atlas"
     command = embed(undisturbed, "--workers", "2")
     with started(command, cwd=tmp_path, RAY_ADDRESS=head.address) as run:
+        run.wait_for((atlas / NANO / "plan.parquet").exists)
+        second = done(command, cwd=tmp_path, RAY_ADDRESS=head.address)
+        assert second.code == 1
+        assert f"process {run.process.pid} on " in second.lines[-1]
+        assert "is writing to this store" in second.lines[-1]
         run.wait_for(lambda: bool(shard_files(atlas)))
         assert head.run.processes(RAY_WORKER)
         os.kill(run.process.pid, signal.SIGKILL)
@@ -44,11 +49,17 @@ def test_a_killed_driver_takes_its_actors_along(tmp_path: Path, undisturbed: Pat
     while head.run.processes(RAY_WORKER) and time.monotonic() < end:
         time.sleep(0.1)
     assert head.run.processes(RAY_WORKER) == {}
-    before = len(shard_files(atlas))
+    # What a writer that is killed in the middle of a file leaves.
+    (atlas / ".tmp").mkdir(exist_ok=True)
+    (atlas / ".tmp" / "part-000009.parquet.0123").write_bytes(b"PAR1 half a file")
+    before = {path: path.stat().st_mtime_ns for path in shard_files(atlas)}
+    assert len(before) < len(shard_files(undisturbed))
     resumed = done(command, cwd=tmp_path, RAY_ADDRESS=head.address)
     assert resumed.code == 0, resumed.err
-    assert f", {before} finished before; workers: 2" in resumed.err
+    assert f", {len(before)} finished before; workers: 2" in resumed.err
+    assert {path: path.stat().st_mtime_ns for path in before} == before
     assert_same_vectors(atlas, undisturbed)
+    assert not list((atlas / ".tmp").iterdir())
     assert head.run.processes("gcs_server", "raylet") == daemons
 
 

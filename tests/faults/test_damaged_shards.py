@@ -18,7 +18,7 @@ from raypipe.plan import read_plan, unfinished
 from tests.faults.conftest import SHARD_TOKENS
 from tests.runs import NANO, assert_same_vectors, shard_files
 
-Damage = Callable[[Path], None]
+Damage = Callable[[Path], object]
 
 
 def truncate(share: float) -> Damage:

@@ -19,7 +19,7 @@ def embed(undisturbed: Path, *options: str) -> list[str]:
     return [*CONSOLE, "embed", str(undisturbed.with_name("in.fa")), "-o", "atlas", *SHARD_TOKENS, *options]
 
 
-def gone(run: Run, seconds: float = 20) -> bool:
+def gone(run: Run, seconds: float = 10) -> bool:
     """Whether nothing that computes or keeps a cluster alive is left of `run` within `seconds`."""
     end = time.monotonic() + seconds
     while run.processes(*CLUSTER) and time.monotonic() < end:
@@ -62,20 +62,13 @@ def test_stopped(tmp_path: Path, undisturbed: Path, stop: str) -> None:
     resume(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_killed_without_warning(tmp_path: Path, undisturbed: Path) -> None:
+    """As in test_cluster.py, where Ray is not the run's own."""
     atlas = tmp_path / "atlas"
     with started(embed(undisturbed, "--workers", "2"), cwd=tmp_path, cpus=2) as run:
-        # From the first moment on, nobody else writes.
-        run.wait_for((atlas / "embeddings" / "nano" / "plan.parquet").exists)
-        second = done([*CONSOLE, "embed", str(atlas), *SHARD_TOKENS], cwd=tmp_path)
-        assert second.code == 1
-        assert f"process {run.process.pid} on " in second.lines[-1]
-        assert "is writing to this store" in second.lines[-1]
         run.wait_for(lambda: bool(shard_files(atlas)))
         os.kill(run.process.pid, signal.SIGKILL)
         run.wait(30)
         assert gone(run)
-    # What a writer that was killed in the middle of a file leaves.
-    (atlas / ".tmp").mkdir(exist_ok=True)
-    (atlas / ".tmp" / "part-000009.parquet.0123").write_bytes(b"PAR1 half a file")
     resume(tmp_path, undisturbed)
