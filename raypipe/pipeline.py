@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from raypipe.actors import EmbedJob, EmbedShards, Receipt
 from raypipe.checkpoints import Checkpoint, find_checkpoint
 from raypipe.completeness import Completeness, check_embedding, shard_names
 from raypipe.errors import IncompleteError, RaypipeError, disk_error
+from raypipe.interrupts import interruptible
 from raypipe.plan import Shard
 from raypipe.settings import EmbedSettings
 from raypipe.vectors import describe
@@ -66,7 +66,7 @@ def embed(
     if not store.num_sequences:
         raise StoreError(f"{store.root}: holds no sequences yet; run: raypipe ingest INPUT -o {store.root}")
     checkpoint = checkpoint or find_checkpoint(settings.model)
-    with _interruptible(), store.lock():
+    with interruptible(), store.lock():
         try:
             # A finished run says so without starting Ray.
             finished = _finished(store, settings, checkpoint)
@@ -194,21 +194,3 @@ def _stream(job: EmbedJob, todo: list[Shard], ray: Any, workers: int, gpus: floa
     with closing(ray_runtime.run_shards(ray, EmbedShards, job, todo, workers=workers, cpus=cpus, gpus=gpus)) as rows:
         for row in rows:
             yield Receipt(**{f.name: row[f.name] for f in fields(Receipt)})
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM stops a run as Ctrl-C does: by an exception, so that locks, files and Ray are put away."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # only the main thread may set handlers; elsewhere the application owns them
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

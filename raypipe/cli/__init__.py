@@ -34,9 +34,11 @@ def run(arguments: Sequence[str]) -> int:
     from index.errors import StoreError
     from model.errors import ModelError
     from raypipe.errors import IncompleteError, RaypipeError, UsageError
+    from raypipe.interrupts import interruptible
 
     try:
-        launch(arguments)
+        with interruptible():
+            launch(arguments)
     except UsageError as error:
         return _say(str(error), USAGE)
     except IncompleteError as error:
