@@ -62,6 +62,8 @@ def build_index(
     embedding = choose_embedding(store, name)
     parts = finished_parts(store, embedding)
     num_rows = sum(part.rows for part in parts)
+    if num_rows == 0 and store.num_sequences:
+        raise StoreError(f"{store.root}: no sequence of {embedding.name!r} has a vector; rejects/ tells why")
     type_ = FLAT if kind.lower() == "flat" else choose_type(num_rows) if kind.lower() == "auto" else kind
     built_from = describe_inputs(store, parts)
     standing = _standing(store, embedding, type_, built_from)

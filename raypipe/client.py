@@ -22,7 +22,7 @@ from index.search import Searcher
 from index.store import Embedding, Store
 from raypipe.cleaning import clean
 from raypipe.completeness import check_embedding
-from raypipe.errors import UsageError
+from raypipe.errors import RaypipeError, UsageError
 
 if TYPE_CHECKING:
     from model import Model
@@ -219,14 +219,22 @@ def load_encoder(embedding: Embedding, model: str | None = None, device: str | N
     Raises:
         StoreError: `model`, or the files where it was loaded from, are another model now.
     """
-    from model import load
+    from model import ModelError, load
     from raypipe.checkpoints import find_checkpoint
 
     if device is None:
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    checkpoint = find_checkpoint(model or embedding.model)
+    try:
+        checkpoint = find_checkpoint(model or embedding.model)
+    except (RaypipeError, ModelError) as error:
+        if model is not None:
+            raise
+        raise StoreError(
+            f"the vectors {embedding.name!r} were made by {embedding.model}, which cannot be had now ({error}); "
+            f"give its present place with --model"
+        ) from error
     if checkpoint.fingerprint != embedding.model_fingerprint:
         raise StoreError(
             f"the vectors {embedding.name!r} were made by another model than {model or embedding.model} "
@@ -282,9 +290,9 @@ def describe_atlas(store: Store) -> dict[str, Any]:
     }
 
 
-def _state(store: Store, embedding: Embedding) -> dict[str, int]:
+def _state(store: Store, embedding: Embedding) -> dict[str, Any]:
     state = check_embedding(store, embedding)
-    return {"embedded": state.embedded, "failed": state.failed, "shards_missing": len(state.missing_shards)}
+    return {"embedded": state.embedded, "failed": state.failed, "missing": list(state.messages)}
 
 
 def _index_summary(store: Store) -> dict[str, Any] | None:

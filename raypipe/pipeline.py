@@ -19,7 +19,7 @@ from raypipe.errors import IncompleteError, RaypipeError, disk_error
 from raypipe.interrupts import interruptible
 from raypipe.plan import Shard
 from raypipe.settings import EmbedSettings
-from raypipe.vectors import describe
+from raypipe.vectors import describe, has_begun
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def embed(
 def _finished(store: Store, settings: EmbedSettings, checkpoint: Checkpoint) -> EmbedReport | None:
     """The report of a set of vectors that lacks nothing, else None."""
     embedding = describe(store, settings, checkpoint, cuda=False)
-    if not store.embedding_parts(embedding.name):
+    if not has_begun(store, embedding.name):
         return None
     shards = _plan(store, embedding, checkpoint)
     if plan.unfinished(store, embedding, shards):
@@ -96,7 +96,7 @@ def _embed(store: Store, settings: EmbedSettings, checkpoint: Checkpoint, ray: A
     cuda = gpus > 0 or (ray is None and resources.local_cuda())
     embedding = describe(store, settings, checkpoint, cuda=cuda)
     workers = resources.workers(settings, ray, checkpoint, gpus)
-    if not store.embedding_parts(embedding.name):
+    if not has_begun(store, embedding.name):
         embedding = _begin(store, embedding, checkpoint, workers, cuda=cuda)
     shards = _plan(store, embedding, checkpoint)
     # Longest sequences first: if they do not fit the memory it shows at once, and they are no stragglers at the end.
@@ -119,18 +119,27 @@ def _embed(store: Store, settings: EmbedSettings, checkpoint: Checkpoint, ray: A
 def _begin(store: Store, embedding: Embedding, checkpoint: Checkpoint, workers: int, *, cuda: bool) -> Embedding:
     """Enter a set of vectors that has no finished shard into the manifest, its shard size settled."""
     config = checkpoint.config
+    folder = store.root / "embeddings" / embedding.name
+    if store.embedding_parts(embedding.name):
+        raise StoreError(
+            f"{folder}: holds vectors that store.json does not know; restore store.json from a copy, or remove the "
+            f"folder"
+        )
     plan.forget_plan(store, embedding.name)
     if not embedding.shard_tokens:
         tokens = int(plan.sequence_tokens(store, 0, config.context, embedding.on_long).sum())
         size = plan.default_shard_tokens(config, tokens, workers, cuda=cuda, per_token=embedding.per_token)
         embedding = replace(embedding, shard_tokens=size)
     resolved = {**embedding.settings, "shard_tokens": embedding.shard_tokens, "workers": workers, "cuda": cuda}
-    files.write_json(store.root / "embeddings" / embedding.name / "settings.json", resolved, store.root)
+    files.write_json(folder / "settings.json", resolved, store.root)
     store.put_embedding(embedding)
     return embedding
 
 
 def _plan(store: Store, embedding: Embedding, checkpoint: Checkpoint) -> list[Shard]:
+    """The shards, with nothing else beside them and the manifest's entry up to date."""
+    if store.embeddings[embedding.name] != embedding:
+        store.put_embedding(embedding)
     shards = plan.make_plan(store, embedding, checkpoint.config.context)
     plan.remove_strays(store, embedding, shards)
     return shards

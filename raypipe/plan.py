@@ -130,8 +130,9 @@ def remove_strays(store: Store, embedding: Embedding, shards: list[Shard]) -> No
     """
     planned = {shard.file_name for shard in shards}
     for kind in ("embeddings", "tokens"):
+        wanted = planned if kind == "embeddings" or embedding.per_token else set()
         for path in store.embedding_parts(embedding.name, kind):
-            if path.name not in planned:
+            if path.name not in wanted:
                 path.unlink()
     failed = {shard.rejects_name(embedding) for shard in shards}
     own = re.compile(rf"part-embed-{re.escape(embedding.name)}-\d+\.parquet")

@@ -35,4 +35,6 @@ def embed_summary(store: Store, report: EmbedReport) -> str:
         f"complete: {store.num_records:,} records and {rejected:,} rejects; {state.sequences:,} distinct sequences = "
         f"{state.embedded:,} embedded + {state.failed:,} failed, in embeddings/{report.embedding.name}"
     )
+    if state.failed:
+        lines.append(f'why they failed: raypipe sql {store.root} "SELECT seq_id, reason FROM rejects"')
     return "\n".join(lines)

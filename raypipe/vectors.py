@@ -14,6 +14,11 @@ from raypipe.errors import RaypipeError
 from raypipe.settings import EmbedSettings
 
 
+def has_begun(store: Store, name: str) -> bool:
+    """Whether the set of vectors called `name` has a finished shard, so that its settings are fixed."""
+    return name in store.embeddings and bool(store.embedding_parts(name))
+
+
 def describe(store: Store, settings: EmbedSettings, checkpoint: Checkpoint, *, cuda: bool) -> Embedding:
     """The set of vectors that these settings ask for; its `settings` hold the compute type as resolved.
 
@@ -41,7 +46,7 @@ def describe(store: Store, settings: EmbedSettings, checkpoint: Checkpoint, *, c
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise RaypipeError(f"--name {name!r}: use letters, digits, '.', '_' and '-' only")
     # Without a finished shard nothing is fixed yet: a first try that failed may be repeated with other settings.
-    known = store.embeddings.get(name) if store.embedding_parts(name) else None
+    known = store.embeddings.get(name) if has_begun(store, name) else None
     compute = settings.dtype or (known.settings["dtype"] if known else ("bfloat16" if cuda else "float32"))
     identity = [checkpoint.fingerprint, layer, settings.pooling, settings.on_long]
     asked = Embedding(
@@ -61,7 +66,8 @@ def describe(store: Store, settings: EmbedSettings, checkpoint: Checkpoint, *, c
     )
     if known:
         _refuse_difference(store, known, asked)
-        return replace(known, model_path=checkpoint.path)
+        # The same weights may have moved; everything else stays as it was begun.
+        return replace(known, model=checkpoint.asked, model_path=checkpoint.path)
     return asked
 
 

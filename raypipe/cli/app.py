@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,13 +47,36 @@ app.command(system.demo)
 def _launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     config: Annotated[
-        Path | None, Parameter(help="YAML file with settings, named as the options are; or a shipped one, as: embed")
+        Path | None,
+        Parameter(
+            help="YAML file with settings, named as the options are; or a shipped one, as: embed",
+            env_var="RAYPIPE_CONFIG",
+        ),
     ] = None,
 ) -> None:
     # Under every verb, not at the root: there cyclopts passes over keys that are also names of verbs, "model" for one.
     file = [Dict(dict.fromkeys(app, _read_settings(config)), source=str(config))] if config else []
     app.config = (ENVIRONMENT, *file)
+    _refuse_unknown_variables(tokens)
     app(tokens)
+
+
+def _refuse_unknown_variables(tokens: Sequence[str]) -> None:
+    """A misspelt variable is refused as a misspelt option is.
+
+    Raises:
+        UsageError: RAYPIPE_<VERB>_<NAME> is set, and the verb has no option of that name.
+    """
+    verb = next((token for token in tokens if token in app), None)
+    if verb is None or verb.startswith("-") or verb == "model":
+        return
+    prefix = f"RAYPIPE_{verb.replace('-', '_').upper()}_"
+    options = [name for argument in app[verb].assemble_argument_collection() for name in argument.names]
+    known = {prefix + name.strip("-").replace("-", "_").upper() for name in options}
+    unknown = sorted(name for name in os.environ if name.startswith(prefix) and name not in known)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, 1)
+        raise UsageError(f"{unknown[0]}: {verb} has no such setting" + (f"; did you mean {near[0]}?" if near else ""))
 
 
 def _read_settings(file: Path) -> dict[str, Any]:

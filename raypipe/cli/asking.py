@@ -86,7 +86,7 @@ def info(
     for vectors in about["embeddings"]:
         what = f"{vectors['dimension']} x {vectors['dtype']}, {vectors['pooling']} of layer {vectors['layer']}"
         state = f"{vectors['embedded']:,} embedded, {vectors['failed']:,} failed"
-        state += f", {vectors['shards_missing']} shards missing" if vectors["shards_missing"] else ""
+        state += f"; incomplete: {'; '.join(vectors['missing'])}" if vectors["missing"] else ""
         print(f"embeddings   {vectors['name']}: {what}; {state}")
     index = about["index"]
     print(

@@ -76,10 +76,10 @@ def fill_mask(
     checkpoint = find_checkpoint(model)
     if not checkpoint.trained:
         warn_untrained(checkpoint.name)
-    encoder = load(checkpoint.path)
+    answers = load(checkpoint.path).fill_mask(list(sequences), top_k=top_k)
     if format == "tsv":
         print("query\tmask\tscore\ttoken_str\tsequence")
-    for text, answer in zip(sequences, encoder.fill_mask(list(sequences), top_k=top_k), strict=True):
+    for text, answer in zip(sequences, answers, strict=True):
         masks = answer if isinstance(answer[0], list) else [answer]
         for number, candidates in enumerate(masks, 1):
             for found in candidates:

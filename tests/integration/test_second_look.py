@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -83,6 +84,49 @@ def test_a_model_folder_is_found_from_everywhere(
     assert (ran.code, ran.out.split()) == (DONE, ["id", "score", "a", "1.000000"])
 
 
+def test_a_model_folder_that_has_moved(cli: Cli, atlas: Path, tiny: Path, tmp_path: Path) -> None:
+    manifest = atlas / "store.json"
+    manifest.write_text(manifest.read_text().replace(str(tiny), str(tmp_path / "gone" / "tiny")))
+    ran = cli("search", atlas, "ACGU", "-k", "1")
+    assert ran.code == FAILED
+    assert "which cannot be had now" in ran.err
+    assert "with --model" in ran.err
+    assert cli("embed", atlas, "--model", tiny, *INLINE).code == DONE
+    assert cli("search", atlas, "ACGU", "-k", "1").code == DONE
+
+
+def test_vectors_that_the_manifest_does_not_know(cli: Cli, atlas: Path, tiny: Path) -> None:
+    """As after a manifest was restored from an old copy: not called complete, and not thrown away."""
+    manifest = json.loads((atlas / "store.json").read_text())
+    manifest["embeddings"] = {}
+    (atlas / "store.json").write_text(json.dumps(manifest))
+    parts = list((atlas / "embeddings" / "tiny").glob("part-*"))
+    ran = cli("embed", atlas, "--model", tiny, *INLINE)
+    assert ran.code == FAILED
+    assert "vectors that store.json does not know" in ran.err
+    assert all(part.exists() for part in parts)
+
+
+def test_tokens_of_a_try_that_failed_do_not_stay(cli: Cli, tmp_path: Path, tiny: Path) -> None:
+    (tmp_path / "in.fa").write_text(">a\nACGUU\n")
+    options = ["--model", tiny, *INLINE]
+    assert cli("embed", tmp_path / "in.fa", "-o", tmp_path / "atlas", "--per-token", *options).code == DONE
+    for part in (tmp_path / "atlas" / "embeddings" / "tiny").glob("part-*"):
+        part.unlink()
+    assert cli("embed", tmp_path / "atlas", *options).code == DONE
+    assert list((tmp_path / "atlas" / "tokens" / "tiny").glob("part-*")) == []
+
+
+def test_nothing_but_failures_is_no_index(cli: Cli, tmp_path: Path, tiny: Path) -> None:
+    (tmp_path / "long.fa").write_text(f">a\n{'ACGU' * 300}\n")
+    atlas = tmp_path / "atlas"
+    ran = cli("embed", tmp_path / "long.fa", "-o", atlas, "--model", tiny, "--on-long", "reject", *INLINE)
+    assert "why they failed: raypipe sql" in ran.err
+    ran = cli("index", atlas)
+    assert ran.code == FAILED
+    assert "no sequence of 'tiny' has a vector" in ran.err
+
+
 def test_which_of_several_sets_is_indexed(cli: Cli, atlas: Path, tiny: Path, tmp_path: Path) -> None:
     assert cli("embed", atlas, "--model", tiny, "--pooling", "max", *INLINE).code == DONE
     # The live index says which, without one the user has to.
@@ -155,6 +199,10 @@ def test_shipped_settings_by_name(cli: Cli, atlas: Path) -> None:
 def test_the_environment_speaks_to_one_verb(cli: Cli, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYPIPE_SEARCH_K", "2")
     assert len(cli("search", finished, "--ids", "s1", "--no-header").out.splitlines()) == 2
+    monkeypatch.setenv("RAYPIPE_SEARCH_COLUMN", "id")
+    ran = cli("search", finished, "--ids", "s1")
+    assert ran.code == USAGE
+    assert "did you mean RAYPIPE_SEARCH_COLUMNS?" in ran.err
     monkeypatch.setenv("RAYPIPE_NAME", "nonsense")
     assert "nano" in cli("model", "info").out
 
