@@ -93,8 +93,11 @@ def started(command: list[str], *, cwd: Path, cpus: int | None = None, **environ
     """
     mark = secrets.token_hex(16)
 
-    def pin() -> None:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cpus])
+    def prepare() -> None:
+        # A shell starts what runs in its background deaf to Ctrl-C, and the tests may be such a job.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if cpus:
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cpus])
 
     process = subprocess.Popen(
         command,
@@ -105,7 +108,7 @@ def started(command: list[str], *, cwd: Path, cpus: int | None = None, **environ
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=pin if cpus else None,
+        preexec_fn=prepare,
     )
     run = Run(process, mark)
     try:
