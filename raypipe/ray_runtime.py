@@ -203,7 +203,7 @@ def _probe(ray: Any) -> None:
 
     Ray would start workers that cannot import it again and again. Besides, this one draws upon itself, unheard, what
     Ray's C++ side writes once in every process that uses Ray Data, as an error: that an actor which may be restarted
-    has arguments in the object store (ray issue 57733).
+    has arguments in the object store (ray issue 53727).
 
     Raises:
         RaypipeError: no worker starts, or it runs another version.
