@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -91,9 +90,10 @@ def _texts(path: str, batch: pa.RecordBatch, name: str | None) -> list[str | Non
     if name is None:
         return [None] * batch.num_rows
     column = batch.column(name)
-    with suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
+    try:
         return column.cast(pa.string()).to_pylist()
-    raise InputError(f"{path}: column {name!r} holds {column.type}, not text; write it again as strings")
+    except pa.ArrowException as error:
+        raise InputError(f"{path}: column {name!r} holds {column.type}, not text; write it again as strings") from error
 
 
 def _record(
