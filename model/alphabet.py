@@ -21,6 +21,7 @@ STANDARD_TOKENS = ("<pad>", "<cls>", "<eos>", "<unk>", "<mask>", "<null>", *"ACG
 """The 26 tokens of the published checkpoints, in the order of their ids (multimolecule 0.0.8)."""
 
 SPECIAL_TOKENS = STANDARD_TOKENS[:6]
+NUCLEOTIDES = "ACGU"
 _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 _MASK = "<mask>"
 _BAD = 255
@@ -97,6 +98,14 @@ class Alphabet:
     def id(self) -> dict[str, int]:
         """Token to id."""
         return {token: number for number, token in enumerate(self.tokens)}
+
+    @cached_property
+    def nucleotides(self) -> np.ndarray:
+        """(4,) int64: the ids of A, C, G and U, in this order."""
+        for letter in NUCLEOTIDES:
+            if letter not in self.id:
+                raise CheckpointError(f"the vocabulary has no {letter}, so nucleotides cannot be weighed by it")
+        return np.array([self.id[letter] for letter in NUCLEOTIDES])
 
     @cached_property
     def _table(self) -> np.ndarray:

@@ -1,37 +1,32 @@
 """The model as everything else uses it: load a checkpoint, give it sequences, get NumPy arrays.
 
-Legend: S sequences, L tokens of one sequence (special tokens included), T packed tokens, D hidden size, V vocabulary.
+Legend: S sequences, L nucleotides of one sequence, D hidden size, N attention heads, V vocabulary, C labels of a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Unpack
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from model.alphabet import Alphabet, Tokens
-from model.checkpoint import LoadReport
-from model.config import AidoRnaConfig
-from model.encoder import AidoRna
-from model.errors import ModelError, SequenceError
-from model.fill import Candidate, candidates
-from model.identity import fingerprint
-from model.packing import Batch, batches
-from model.pooling import PooledWindows, Pooling, pool
-from model.registry import Entry
-from model.windows import Long, Windows, cut, join, mean_weights
-
-DEFAULT_MAX_TOKENS = {"cpu": 8192, "cuda": 33792}
-"""Tokens of one packed forward; on CUDA whole waves of 128-row tiles over 132 multiprocessors."""
-
-Texts = Sequence[str | bytes]
+from model.checkpoint import save_checkpoint
+from model.errors import ModelError
+from model.head_config import HeadConfig
+from model.head_files import HeadFile
+from model.head_loss import HeadLoss, masked_lm_loss
+from model.head_runs import HeadRun, Reduce, refuse_empty
+from model.headset import MASKED_LM, HeadSet
+from model.masked_lm import MaskedLm
+from model.passes import Pooled, Reading, Rows, run
+from model.pooling import Pooling
+from model.predictions import Decision, Prediction
+from model.trunk import Options, Texts
 
 
 @dataclass(frozen=True)
@@ -39,15 +34,17 @@ class Features:
     """What one pass over a list of sequences gives.
 
     Attributes:
-        embeddings: (S, D) float32, one vector per sequence, in the order given.
-        tokens: one (nucleotides, D) float32 array per sequence, special tokens excluded; None unless asked for.
+        embeddings: (S, D) float32, one vector per sequence, in the order given; (0, D) where none were asked for.
+        tokens: one (L, D) float32 array per sequence, special tokens excluded; None unless asked for.
+        predictions: for each head that was asked for one prediction per sequence, see `model.predictions`.
     """
 
     embeddings: np.ndarray
     tokens: list[np.ndarray] | None
+    predictions: dict[str, list[Any]] = field(default_factory=dict)
 
 
-class Model:
+class Model(MaskedLm):
     """A loaded checkpoint. Made by `model.load`.
 
     Every method that takes a list of sequences also takes
@@ -58,49 +55,79 @@ class Model:
         accept_unknown: read a character outside the alphabet as <unk> instead of refusing it.
     and raises SequenceError, which names the sequence's place in the list, for one that cannot be used. Results are
     float32 whatever the type of computation, and in the order of the sequences.
+
+    A task head is called by its kind ("sequence", "token", "contact", "structure") where it is part of the checkpoint,
+    and by its file's name where it is an adapter (`heads/<name>.safetensors` in the checkpoint's folder, or one given
+    to `load_head`). The masked-LM head is called "masked_lm".
     """
 
-    def __init__(
-        self,
-        encoder: AidoRna,
-        alphabet: Alphabet,
-        *,
-        name: str,
-        folder: Path,
-        report: LoadReport,
-        entry: Entry | None,
-        trained: bool | None,
-    ) -> None:
-        self._encoder = encoder
-        self.config: AidoRnaConfig = encoder.config
-        self.alphabet = alphabet
-        self.name = name
-        self.folder = folder
-        self.report = report
-        self.entry = entry
-        self.trained = trained
-        self.device = encoder.embedding.weight.device
-        self.dtype = encoder.embedding.weight.dtype
-
-    @property
-    def module(self) -> AidoRna:
-        """The torch module."""
-        return self._encoder
-
-    @property
-    def has_pooler(self) -> bool:
-        """Whether `pooler_output` can be had."""
-        return self._encoder.pooler is not None
-
-    @property
-    def has_lm_head(self) -> bool:
-        """Whether `logits`, `loss` and `fill_mask` can be had."""
-        return self._encoder.lm_head is not None
-
     @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of weights, vocabulary and configuration, see `model.fingerprint`. Reads the files once."""
-        return fingerprint(self.folder)
+    def _heads(self) -> HeadSet:
+        return HeadSet(self.folder, self.config.hidden_size, self.device, lambda: self.fingerprint)
+
+    @property
+    def heads(self) -> Mapping[str, HeadFile]:
+        """The task heads by name.
+
+        Raises:
+            CheckpointError: an adapter beside the checkpoint is damaged.
+        """
+        return MappingProxyType(self._heads.files)
+
+    def head_module(self, name: str) -> torch.nn.Module:
+        """The torch module of a task head, float32, in evaluation mode."""
+        return self._heads.module(name)
+
+    def load_head(self, path: str | Path) -> str:
+        """Take a head out of an adapter file.
+
+        Returns:
+            The head's name: that of the file, without `.safetensors`.
+
+        Raises:
+            CheckpointError: no such file, a damaged one, or one that was trained on another trunk.
+            ModelError: there is another head of that name.
+        """
+        return self._heads.load(path)
+
+    def add_head(self, name: str, config: HeadConfig, *, seed: int = 0) -> None:
+        """Make a fresh head with random weights, to be trained.
+
+        `loss` takes it at once; `logits` and `predict` refuse it until it was saved as trained.
+        """
+        self._heads.add(name, config, seed)
+
+    def save_head(self, name: str, path: str | Path | None = None, *, trained: bool = True) -> Path:
+        """Write a head into a file of its own, so that one trunk serves many heads.
+
+        Args:
+            name: which head.
+            path: the file, NAME.safetensors; by default `heads/<name>.safetensors` in the checkpoint's folder, where
+                `load` finds it by itself.
+            trained: whether its results mean something by now.
+
+        Returns:
+            The file.
+        """
+        return self._heads.save(name, path, trained)
+
+    def save(self, folder: str | Path, heads: Sequence[str] | None = None) -> None:
+        """Write trunk, pooler, LM head and task heads as one checkpoint in multimolecule's layout.
+
+        Args:
+            folder: to be made.
+            heads: which task heads to write into it, at most one of each kind; by default those that were read from the
+                checkpoint itself. Other heads are not copied: an adapter is a file, and fits its own trunk only.
+
+        Raises:
+            CheckpointError: the folder holds something already, or cannot be written.
+            ModelError: no such head, or two of one kind.
+        """
+        chosen = {name: self._heads.file(name) for name in (self._heads.own if heads is None else heads)}
+        modules = {name: self._heads.module(name) for name in chosen}
+        trained = {found.trained for found in chosen.values()} | {self.trained}
+        about = {"source": self.name, **({"trained": False} if False in trained else {})}
+        save_checkpoint(Path(folder), self._encoder, self.alphabet, chosen, modules, about=about)
 
     def features(
         self,
@@ -108,267 +135,164 @@ class Model:
         *,
         pooling: Pooling = "mean",
         layer: int = -1,
+        embeddings: bool = True,
         per_token: bool = False,
-        long: Long = "window",
-        max_tokens: int | None = None,
-        accept_unknown: bool = False,
+        heads: Sequence[str] = (),
+        threshold: float | None = None,
+        pseudoknots: bool = False,
+        dense: bool = False,
+        **options: Unpack[Options],
     ) -> Features:
-        """Embeddings, and on request the states of every nucleotide, in one pass.
+        """Embeddings, states of every nucleotide, and predictions of heads, all in one pass of the trunk.
 
         Args:
             seqs: sequences.
             pooling: "mean" over nucleotides (special tokens excluded; a <mask> stands for a nucleotide and counts),
                 "cls", or "max" over nucleotides.
             layer: which hidden state, 0 (embedding) to num_layers; -1 and num_layers are the final-normed one.
+            embeddings: whether to make embeddings at all.
             per_token: also return the states of every nucleotide.
-            long, max_tokens, accept_unknown: see the class.
+            heads: also return the predictions of these heads, which read the last state whatever `layer` is.
+            threshold, pseudoknots, dense: see `predict`.
+            options: see the class.
 
         Raises:
-            SequenceError: a sequence that cannot be read, or an empty one where pooling is over nucleotides.
+            SequenceError: a sequence that cannot be read, or an empty one where there is nothing to pool or predict.
+            ModelError: no such layer or head; a head that was never trained, or whose problem nobody knows.
         """
         if pooling not in ("mean", "cls", "max"):
             raise ModelError(f"pooling is mean, cls or max, not {pooling!r}")
         layer = self._layer(layer)
-        tokens, windows = self._prepare(seqs, long, accept_unknown)
-        if pooling != "cls" and len(empty := np.flatnonzero(windows.kept == 0)):
-            raise SequenceError(
-                f"sequence {empty[0] + 1} of the list is empty, so there is nothing to take the {pooling} of",
-                index=int(empty[0]),
-            )
-        pooled = PooledWindows(windows, pooling, self.config.hidden_size)
-        weights = mean_weights(windows) if pooling == "mean" else []
-        parts: list[np.ndarray] = [np.empty(0)] * len(windows)
-        with torch.inference_mode():
-            for batch in self._batches(tokens, windows, max_tokens):
-                hidden = self._encoder(batch.ids, batch.layout, layer).float()
-                weight = np.concatenate([weights[w] for w in batch.windows.tolist()]) if weights else None
-                on_device = None if weight is None else torch.from_numpy(weight).to(self.device)
-                pooled.add(batch.windows, _numpy(pool(hidden, batch.layout, pooling, on_device)))
-                if per_token:
-                    _scatter(parts, batch, _numpy(hidden))
-        states = [row[1:-1] for row in _joined(parts, windows)] if per_token else None
-        return Features(pooled.values(), states)
+        decisions = [
+            Decision(name, self._heads.trained(name).config, threshold, pseudoknots, dense)
+            for name in dict.fromkeys(heads)
+        ]
+        reading = self._read(seqs, **options)
+        if embeddings and pooling != "cls":
+            refuse_empty(reading, f"there is nothing to take the {pooling} of")
+        width = self.config.hidden_size
+        pooled = Pooled(reading.windows, layer, pooling, width) if embeddings else None
+        tokens = Rows(reading.windows, layer) if per_token else None
+        runs = [
+            self._head_run(decision.name, reading, lambda i, x, d=decision: d.predict(x, reading.kept_text(i)))
+            for decision in decisions
+        ]
+        consumers = [c for c in (pooled, tokens) if c is not None] + [head.consumer for head in runs]
+        if consumers:
+            run(self._encoder, reading, consumers)
+        return Features(
+            np.zeros((0, width), np.float32) if pooled is None else pooled.values(),
+            None if tokens is None else [rows[1:-1] for rows in tokens.values()],
+            {decision.name: head.values() for decision, head in zip(decisions, runs, strict=True)},
+        )
 
-    def embed(self, seqs: Texts, pooling: Pooling = "mean", layer: int = -1, **options: Any) -> np.ndarray:
+    def embed(self, seqs: Texts, pooling: Pooling = "mean", layer: int = -1, **options: Unpack[Options]) -> np.ndarray:
         """(S, D) float32: one vector per sequence, see `features`."""
         return self.features(seqs, pooling=pooling, layer=layer, **options).embeddings
 
-    def encode(
-        self,
-        seqs: Texts,
-        *,
-        long: Long = "window",
-        max_tokens: int | None = None,
-        accept_unknown: bool = False,
-    ) -> list[np.ndarray]:
-        """Last hidden state of every sequence, (nucleotides + 2, D) float32, special tokens included."""
-        tokens, windows = self._prepare(seqs, long, accept_unknown)
-        return self._rows(tokens, windows, max_tokens, lambda batch: self._encoder(batch.ids, batch.layout))
-
-    def hidden_states(
-        self,
-        seqs: Texts,
-        *,
-        long: Long = "window",
-        max_tokens: int | None = None,
-        accept_unknown: bool = False,
-    ) -> list[np.ndarray]:
-        """All states of every sequence, (num_layers + 1, nucleotides + 2, D) float32.
-
-        State 0 is the embedding, 1 to num_layers - 1 the residual stream after that many layers, the last one is the
-        final-normed output.
-        """
-        tokens, windows = self._prepare(seqs, long, accept_unknown)
-        return self._rows(
-            tokens,
-            windows,
-            max_tokens,
-            lambda batch: torch.stack(list(self._encoder.states(batch.ids, batch.layout))),
-        )
-
-    def logits(
-        self,
-        seqs: Texts,
-        *,
-        long: Long = "window",
-        max_tokens: int | None = None,
-        accept_unknown: bool = False,
-    ) -> list[np.ndarray]:
-        """Masked-LM scores of every sequence, (nucleotides + 2, V) float32.
-
-        Raises:
-            ModelError: the checkpoint has no LM head.
-        """
-        tokens, windows = self._prepare(seqs, long, accept_unknown)
-        return self._logits(tokens, windows, max_tokens)
-
-    def loss(
-        self,
-        seqs: Texts,
-        labels: np.ndarray | Sequence[Any],
-        *,
-        long: Long = "window",
-        max_tokens: int | None = None,
-        accept_unknown: bool = False,
-    ) -> float:
-        """Mean cross entropy of the masked LM over the labelled tokens of all sequences.
+    def logits(self, seqs: Texts, *, head: str | None = None, **options: Unpack[Options]) -> list[np.ndarray]:
+        """What a head gives for every sequence before it is turned into words, float32.
 
         Args:
-            seqs: sequences, with <mask> where something is hidden.
-            labels: one row of token ids per sequence, special tokens included, -100 where nothing is asked; rows may
-                be padded with -100 to one length (S, L).
-            long, max_tokens, accept_unknown: see the class.
-
-        Raises:
-            ModelError: rows do not fit the sequences, or no token is labelled.
-        """
-        tokens, windows = self._prepare(seqs, long, accept_unknown)
-        if len(labels) != len(tokens):
-            raise ModelError(f"{len(labels)} rows of labels for {len(tokens)} sequences")
-        rows = [self._fit_labels(np.asarray(row), tokens, windows, i) for i, row in enumerate(labels)]
-        if not any((row >= 0).any() for row in rows):
-            raise ModelError("no token is labelled (all are -100), so there is no loss")
-        logits = np.concatenate(self._logits(tokens, windows, max_tokens))
-        targets = torch.from_numpy(np.concatenate(rows).astype(np.int64))
-        return float(F.cross_entropy(torch.from_numpy(logits), targets, ignore_index=-100))
-
-    def pooler_output(
-        self,
-        seqs: Texts,
-        *,
-        long: Long = "window",
-        max_tokens: int | None = None,
-        accept_unknown: bool = False,
-    ) -> np.ndarray:
-        """(S, D) float32: tanh(Linear(state of <cls>)); averaged over windows where there are several.
-
-        Raises:
-            ModelError: the checkpoint has no pooler. It is not made up: a random one would mean nothing.
-        """
-        pooler = self._encoder.pooler
-        if pooler is None:
-            raise ModelError(
-                f"{self.name} has no pooler, and a random one would mean nothing; "
-                "use embed() with pooling='mean' or 'cls'"
-            )
-        tokens, windows = self._prepare(seqs, long, accept_unknown)
-        pooled = PooledWindows(windows, "cls", self.config.hidden_size)
-        with torch.inference_mode():
-            for batch in self._batches(tokens, windows, max_tokens):
-                cls = pool(self._encoder(batch.ids, batch.layout), batch.layout, "cls", None)
-                pooled.add(batch.windows, _numpy(pooler(cls)))
-        return pooled.values()
-
-    def fill_mask(
-        self,
-        seq: str | bytes | Texts,
-        top_k: int = 5,
-        *,
-        long: Long = "window",
-        max_tokens: int | None = None,
-        accept_unknown: bool = False,
-    ) -> list[Any]:
-        """The likeliest tokens for every `<mask>`.
+            seqs: sequences.
+            head: which; by default the task head that is part of the checkpoint, else the masked LM.
+            options: see the class.
 
         Returns:
-            For one text with one mask `top_k` dictionaries (score, token, token_str, sequence), best first; with
-            several masks a list of such lists; for a list of texts a list of these answers. Scores are over all
-            tokens, so ambiguity letters take their part: renormalise over A, C, G and U for a nucleotide's odds.
+            One array per sequence: (C,) of a sequence head, (L, C) of a token head, (L, L, C) of a contact head,
+            (L, L) of a structure head, (L + 2, V) of the masked LM, special tokens included.
 
         Raises:
-            ModelError: a text has no mask, or the checkpoint has no LM head.
+            ModelError: the checkpoint has no such head, several of its own, or one that was never trained.
         """
-        if not isinstance(top_k, int) or top_k < 1:
-            raise ModelError(f"top_k must be a whole number above 0, not {top_k!r}")
-        several = not isinstance(seq, str | bytes)
-        texts: Texts = seq if several else [seq]  # type: ignore[assignment, list-item]
-        tokens, windows = self._prepare(texts, long, accept_unknown)
-        ids = [_kept_ids(tokens, windows, i) for i in range(len(tokens))]
-        for i, row in enumerate(ids):
-            if not (row == self.alphabet.id["<mask>"]).any():
-                raise SequenceError(
-                    f"sequence {i + 1} of the list has no <mask> to fill in (within what is read of it)",
-                    index=i,
-                )
-        answers: list[Any] = []
-        for row, logits in zip(ids, self._logits(tokens, windows, max_tokens), strict=True):
-            found: list[list[Candidate]] = candidates(row, logits, self.alphabet, top_k)
-            answers.append(found[0] if len(found) == 1 else found)
-        return answers if several else answers[0]
+        name = self._default_head() if head is None else head
+        if name == MASKED_LM:
+            return self._lm_logits(self._read(seqs, **options))
+        self._heads.trained(name)
+        return self._run_head(name, self._read(seqs, **options), lambda _, logits: logits)
 
-    def _prepare(self, seqs: Texts, long: Long, accept_unknown: bool) -> tuple[Tokens, Windows]:
-        tokens = self.alphabet.encode(seqs, accept_unknown=accept_unknown)
-        return tokens, cut(tokens.lengths, size=self.config.context, long=long)
+    def loss(self, seqs: Texts, labels: Any, *, head: str | None = None, **options: Unpack[Options]) -> float:
+        """Mean loss of a head over everything that is labelled in all sequences.
 
-    def _batches(self, tokens: Tokens, windows: Windows, max_tokens: int | None) -> Iterator[Batch]:
-        if max_tokens is None:
-            max_tokens = DEFAULT_MAX_TOKENS[self.device.type]
-        if max_tokens < 1:
-            raise ModelError(f"max_tokens must be above 0, not {max_tokens}")
-        return batches(tokens, windows, self.alphabet, max_tokens=max_tokens, device=self.device)
+        Mean squared error for regression, binary cross entropy for binary and multilabel, cross entropy for multiclass
+        and the masked LM. Entries of -100 (NaN for regression) are not asked for and do not count; there is no padding
+        that could. (In the reference padding counts, and only cross entropy can leave entries out.)
 
-    def _rows(
-        self, tokens: Tokens, windows: Windows, max_tokens: int | None, compute: Callable[[Batch], Tensor]
-    ) -> list[np.ndarray]:
-        """`compute` gives (..., T, D) for a batch; returns (..., L, D) float32 for each sequence."""
-        parts: list[np.ndarray] = [np.empty(0)] * len(windows)
-        with torch.inference_mode():
-            for batch in self._batches(tokens, windows, max_tokens):
-                _scatter(parts, batch, _numpy(compute(batch)))
-        return _joined(parts, windows)
+        Args:
+            seqs: sequences; for the masked LM with <mask> where something is hidden.
+            labels: one entry per sequence, or the entry alone where there is one sequence; NumPy, torch or lists.
+                Sequence head: a number, or (C,) where each of the C outputs has its own. Token head: (L,), or (L, C).
+                Contact head: (L, L) or (L, L, C). Structure head: (L, L). Rows may be padded with -100 or NaN to one
+                length. Masked LM: (L + 2,) token ids, special tokens included.
+            head: as in `logits`; one that was never trained is fine.
+            options: see the class.
 
-    def _logits(self, tokens: Tokens, windows: Windows, max_tokens: int | None) -> list[np.ndarray]:
-        if not self.has_lm_head:
-            raise ModelError(f"{self.name} has no masked-LM head, so it cannot score or fill in letters")
-        return self._rows(
-            tokens,
-            windows,
-            max_tokens,
-            lambda batch: self._encoder.logits(self._encoder(batch.ids, batch.layout)),
-        )
+        Raises:
+            ModelError: labels do not fit the sequences or the head, or nothing is labelled.
+        """
+        name = self._default_head() if head is None else head
+        reading = self._read(seqs, **options)
+        if name == MASKED_LM:
+            return masked_lm_loss(self._lm_logits(reading), labels, reading)
+        loss = HeadLoss(self._heads.file(name).config, labels, reading)
+        return loss.mean(self._run_head(name, reading, loss.terms))
 
-    def _fit_labels(self, row: np.ndarray, tokens: Tokens, windows: Windows, index: int) -> np.ndarray:
-        whole, kept = int(tokens.lengths[index]) + 2, int(windows.kept[index]) + 2
-        if row.ndim != 1 or len(row) < whole or (row[whole:] != -100).any():
-            raise ModelError(
-                f"the labels of sequence {index + 1} of the list do not fit its {whole} tokens (special tokens "
-                "included; beyond them only -100 may stand)"
-            )
-        if (
-            not np.issubdtype(row.dtype, np.integer)
-            or ((row != -100) & ((row < 0) | (row >= len(self.alphabet)))).any()
-        ):
-            raise ModelError(f"the labels of sequence {index + 1} of the list must be token ids or -100")
-        return np.concatenate([row[: kept - 1], row[whole - 1 : whole]])
+    def predict(
+        self,
+        seqs: Texts,
+        heads: str | Sequence[str] | None = None,
+        *,
+        threshold: float | None = None,
+        pseudoknots: bool = False,
+        dense: bool = True,
+        **options: Unpack[Options],
+    ) -> dict[str, list[Prediction]]:
+        """Probabilities, classes, values or structures, with the labels' names; one pass of the trunk for all heads.
+
+        Args:
+            seqs: sequences.
+            heads: which; by default the task head that is part of the checkpoint.
+            threshold: probability above which something is said to be so; by default the head's own, else 0.5.
+            pseudoknots: let a structure have crossing pairs.
+            dense: keep the whole map of a contact or structure head, (L, L) numbers for each sequence.
+            options: see the class.
+
+        Returns:
+            By head, in the order of the sequences: SequencePrediction, TokenPrediction or ContactPrediction, see
+            `model.predictions`.
+
+        Raises:
+            ModelError: no such head, one that was never trained, or whose problem nobody knows.
+        """
+        if heads is None:
+            heads = self._default_head()
+        names = [heads] if isinstance(heads, str) else list(heads)
+        if MASKED_LM in names:
+            raise ModelError("the masked LM predicts letters: ask fill_mask, variants or pseudo_log_likelihood")
+        options_: dict[str, Any] = {"threshold": threshold, "pseudoknots": pseudoknots, "dense": dense, **options}
+        return self.features(seqs, embeddings=False, heads=names, **options_).predictions
+
+    def _head_run(self, name: str, reading: Reading, reduce: Reduce) -> HeadRun:
+        config, module = self._heads.file(name).config, self._heads.module(name)
+        return HeadRun(name, config, module, self._encoder, reading, reduce)
+
+    def _run_head(self, name: str, reading: Reading, reduce: Reduce) -> list[Any]:
+        head = self._head_run(name, reading, reduce)
+        run(self._encoder, reading, [head.consumer])
+        return head.values()
+
+    def _default_head(self) -> str:
+        own = self._heads.own
+        if len(own) > 1:
+            raise ModelError(f"{self.name} has the heads {', '.join(own)}: say which is meant")
+        if not own and not self.has_lm_head:
+            others = [name for name in self.heads if name not in own]
+            hint = f"name one of its adapters: {', '.join(others)}" if others else "load one with load_head"
+            raise ModelError(f"{self.name} has neither a task head nor a masked-LM head of its own; {hint}")
+        return own[0] if own else MASKED_LM
 
     def _layer(self, layer: int) -> int:
         top = self.config.num_layers
         if not isinstance(layer, int) or not -1 <= layer <= top:
             raise ModelError(f"layer must be 0 (embedding) to {top} (last), or -1 for the last, not {layer!r}")
-        return layer
-
-
-def _numpy(x: Tensor) -> np.ndarray:
-    return x.float().cpu().numpy()
-
-
-def _scatter(parts: list[np.ndarray], batch: Batch, values: np.ndarray) -> None:
-    """Give every window of a batch its own rows of `values` (..., T, D)."""
-    start = 0
-    for window, length in zip(batch.windows.tolist(), batch.layout.lengths, strict=True):
-        # A copy: a view would keep the whole batch in memory for as long as one sequence of it lives.
-        parts[window] = values[..., start : start + length, :].copy()
-        start += length
-
-
-def _joined(parts: list[np.ndarray], windows: Windows) -> list[np.ndarray]:
-    stops = np.cumsum(windows.count)
-    return [
-        join(parts[stop - count : stop], windows.start[stop - count : stop], kept)
-        for stop, count, kept in zip(stops.tolist(), windows.count.tolist(), windows.kept.tolist(), strict=True)
-    ]
-
-
-def _kept_ids(tokens: Tokens, windows: Windows, index: int) -> np.ndarray:
-    row = tokens[index]
-    return np.concatenate([row[: int(windows.kept[index]) + 1], row[-1:]])
+        return layer % (top + 1)

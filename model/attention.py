@@ -81,6 +81,32 @@ def varlen(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
     return out
 
 
+class Recorder:
+    """A backend that writes the probabilities out and keeps them, call by call (layer by layer).
+
+    Attributes:
+        maps: for each call one (N, L, L) float32 tensor for each segment, on the CPU.
+    """
+
+    def __init__(self) -> None:
+        self.maps: list[list[Tensor]] = []
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
+        """See `Backend`."""
+        out = torch.empty_like(query)
+        found: list[Tensor] = []
+        start = 0
+        for length in layout.lengths:
+            # (T, N, H) -> (N, L, H); probabilities in float32, as the reference has them.
+            q, k, v = (x[start : start + length].transpose(0, 1) for x in (query, key, value))
+            p = torch.softmax((q.float() @ k.float().transpose(1, 2)) * q.shape[-1] ** -0.5, dim=-1)
+            out[start : start + length] = (p.to(v.dtype) @ v).transpose(0, 1)
+            found.append(p.cpu())
+            start += length
+        self.maps.append(found)
+        return out
+
+
 def choose_backend(device: torch.device, dtype: torch.dtype) -> Backend:
     """The one place where the attention kernel is decided.
 

@@ -12,16 +12,25 @@ from typing import Any
 from uuid import uuid4
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.alphabet import Alphabet
 from model.config import AidoRnaConfig
 from model.encoder import AidoRna
-from model.errors import CheckpointError
-from model.files import PICKLE, SAFETENSORS, WeightFiles, convert_command, find_weights
-from model.keymap import Match, expand, find_prefix, match
+from model.errors import CheckpointError, ModelError
+from model.files import (
+    PICKLE,
+    SAFETENSORS,
+    WeightFiles,
+    convert_command,
+    find_weights,
+    open_safetensors,
+    tensor_shapes,
+)
+from model.head_files import HeadFile, kinds_among
+from model.keymap import HEAD_PREFIXES, Match, expand, find_prefix, match
 
 
 @dataclass
@@ -78,7 +87,7 @@ def load_encoder(
         if find_weights(folder, PICKLE) is not None:
             raise CheckpointError(f"{folder} holds {PICKLE}, a pickle; convert it once: {convert_command(folder)}")
         raise CheckpointError(f"{folder} holds no {SAFETENSORS} (nor {SAFETENSORS}.index.json)")
-    shapes = _shapes(weights)
+    shapes = tensor_shapes(weights)
     layout, prefix = _in_folder(folder, find_prefix, shapes)
     if layout == "genbio":
         raise CheckpointError(f"{folder} is in GenBio's layout; convert it once: {convert_command(folder)}")
@@ -90,7 +99,7 @@ def load_encoder(
             )
     tensors: dict[str, Tensor] = {}
     for file in weights.files:
-        with _open(file) as handle:
+        with open_safetensors(file, "pt") as handle:
             for key in handle.keys():  # noqa: SIM118 (a safetensors handle is no mapping)
                 if key in found.entries:
                     value = handle.get_tensor(key)
@@ -101,6 +110,7 @@ def load_encoder(
         loaded=len(tensors),
         dropped=found.dropped,
         missing={part: meaning for part, meaning in _WITHOUT.items() if part not in found.parts},
+        notes=[f"has the {kind} head, read at its first use" for kind in kinds_among(found.heads)],
     )
     return _assemble(config, found, tensors, report), report
 
@@ -138,19 +148,19 @@ def settle_ties(tensors: dict[str, Tensor]) -> list[str]:
 
 
 def to_multimolecule(
-    tensors: Mapping[str, Tensor], config: AidoRnaConfig, extra: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor], config: AidoRnaConfig, heads: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Our tensors under multimolecule's names, with the prefix that it gives a model with heads or a bare one.
 
     Args:
         tensors: by our names.
         config: of the encoder.
-        extra: tensors of other heads, by the names they have in the file.
+        heads: tensors of task heads, by the names they have in the file.
     """
-    heads = bool(extra) or any(name.startswith("lm_head.") for name in tensors)
-    names = {entry.ours: entry.theirs for entry in expand(config, "multimolecule", "aido_rna." if heads else "")}
+    bare = not heads and not any(name.startswith("lm_head.") for name in tensors)
+    names = {entry.ours: entry.theirs for entry in expand(config, "multimolecule", "" if bare else "aido_rna.")}
     return {names[ours]: tensor.contiguous() for ours, tensor in tensors.items()} | {
-        name: tensor.contiguous() for name, tensor in extra.items()
+        name: tensor.contiguous() for name, tensor in heads.items()
     }
 
 
@@ -159,7 +169,7 @@ def write_checkpoint(
     settings: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     alphabet: Alphabet,
-    extra: Mapping[str, Tensor] | None = None,
+    heads: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write config.json, vocab.txt and model.safetensors; the folder appears whole or not at all.
 
@@ -168,14 +178,14 @@ def write_checkpoint(
         settings: contents of config.json.
         tensors: by our names.
         alphabet: the vocabulary.
-        extra: further tensors by their names in the file (heads that this version does not load).
+        heads: tensors of task heads, by their names in the file.
 
     Raises:
         CheckpointError: the folder holds something already, or cannot be written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists already; give a new folder, nothing is overwritten")
-    named = to_multimolecule(tensors, AidoRnaConfig.from_json(settings), extra or {})
+    named = to_multimolecule(tensors, AidoRnaConfig.from_json(settings), heads or {})
     draft = folder.parent / f".{folder.name}.{os.getpid()}.{uuid4().hex[:8]}"
     try:
         draft.mkdir(parents=True)
@@ -191,41 +201,60 @@ def write_checkpoint(
         shutil.rmtree(draft, ignore_errors=True)
 
 
+_ARCHITECTURES = {
+    "sequence": "AidoRnaForSequencePrediction",
+    "token": "AidoRnaForTokenPrediction",
+    "contact": "AidoRnaForContactPrediction",
+    "structure": "AidoRnaForSecondaryStructurePrediction",
+}
+
+
+def save_checkpoint(
+    folder: Path,
+    encoder: AidoRna,
+    alphabet: Alphabet,
+    heads: Mapping[str, HeadFile],
+    modules: Mapping[str, nn.Module],
+    *,
+    about: Mapping[str, Any],
+) -> None:
+    """Write a loaded model as a checkpoint, see `Model.save`.
+
+    Args:
+        folder: to be made.
+        encoder: trunk, pooler and LM head.
+        alphabet: the vocabulary.
+        heads: the task heads to write into it.
+        modules: their weights, by the same names.
+        about: what config.json says of the checkpoint's origin, under "raypipe".
+    """
+    kinds = [found.config.kind for found in heads.values()]
+    if len(set(kinds)) < len(kinds):
+        raise ModelError(f"a checkpoint holds one head of a kind, not two; asked for: {', '.join(heads)}")
+    settings = encoder.config.to_json()
+    settings["tie_word_embeddings"] = encoder.lm_head is None or encoder.lm_head.decoder is None
+    settings["torch_dtype"] = str(encoder.embedding.weight.dtype).removeprefix("torch.")
+    name = "AidoRnaForMaskedLM" if encoder.lm_head is not None else "AidoRnaModel"
+    settings["architectures"] = [_ARCHITECTURES[kinds[0]] if kinds else name]
+    own: dict[str, Any] = dict(about)
+    tensors: dict[str, Tensor] = {}
+    for head, found in heads.items():
+        fields = found.config.to_multimolecule()
+        own["heads"] = own.get("heads", {}) | fields.pop("raypipe")["heads"]
+        settings |= fields
+        prefix = HEAD_PREFIXES[found.config.kind]
+        tensors |= {prefix + key: value.detach().cpu() for key, value in modules[head].state_dict().items()}
+    trunk = {key: value.detach().cpu() for key, value in encoder.state_dict().items()}
+    write_checkpoint(folder, settings | {"raypipe": own}, trunk, alphabet, tensors)
+
+
 def read_safetensors(weights: WeightFiles) -> dict[str, Tensor]:
     """Every tensor of the files, by its name there."""
     tensors: dict[str, Tensor] = {}
     for file in weights.files:
-        with _open(file) as handle:
+        with open_safetensors(file, "pt") as handle:
             tensors |= {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
     return tensors
-
-
-def _shapes(weights: WeightFiles) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in weights.files:
-        with _open(file) as handle:
-            for key in handle.keys():  # noqa: SIM118
-                if key in shapes:
-                    raise CheckpointError(f"{file.parent}: tensor {key} stands in two files")
-                shapes[key] = tuple(handle.get_slice(key).get_shape())
-    if weights.weight_map is not None:
-        absent = sorted(set(weights.weight_map) - set(shapes))
-        if absent:
-            raise CheckpointError(
-                f"{weights.files[0].parent}: the index promises tensor {absent[0]} in {weights.weight_map[absent[0]]}, "
-                "which does not hold it"
-            )
-    return shapes
-
-
-def _open(file: Path) -> Any:
-    try:
-        return safe_open(file, framework="pt")
-    except (SafetensorError, OSError) as error:
-        with file.open("rb") as stream:
-            pointer = stream.read(20).startswith(b"version https://git-")
-        hint = "it is a Git LFS pointer: fetch the file itself" if pointer else f"damaged or cut short ({error})"
-        raise CheckpointError(f"{file} cannot be read: {hint}") from error
 
 
 def _in_folder(folder: Path, function: Any, *args: Any) -> Any:

@@ -93,8 +93,8 @@ def convert(src: str | Path, dst: str | Path, u_row: Literal["U", "T"] | None = 
     raw = _read_tensors(src)
     found = _account_for(raw, config, layout, src)
     tensors = {entry.ours: raw[key] for key, entry in found.entries.items()}
-    extra = {key: raw[key] for key in found.dropped if "_head." in key}
-    notes += [f"not carried over: {key} ({why})" for key, why in found.dropped.items() if key not in extra]
+    heads = {key: raw[key] for key in found.heads}
+    notes += [f"not carried over: {key} ({why})" for key, why in found.dropped.items()]
     notes += settle_ties(tensors)
     if layout == "genbio":
         assert u_row is not None
@@ -113,7 +113,7 @@ def convert(src: str | Path, dst: str | Path, u_row: Literal["U", "T"] | None = 
         "source_layout": layout,
         **({"u_row": u_row} if u_row else {}),
     }
-    write_checkpoint(dst, settings, tensors, alphabet, extra)
+    write_checkpoint(dst, settings, tensors, alphabet, heads)
     return notes
 
 

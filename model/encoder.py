@@ -93,14 +93,14 @@ class AidoRna(nn.Module):
         self.pooler = Pooler(config) if pooler else None
         self.lm_head = LmHead(config, tied=tied) if lm_head else None
 
-    def states(self, ids: Tensor, layout: Layout) -> Iterator[Tensor]:
+    def states(self, ids: Tensor, layout: Layout, attend: Backend | None = None) -> Iterator[Tensor]:
         """The hidden states one after another, each (T, D), num_layers + 1 of them.
 
         State 0 is the embedding, state k < num_layers the residual stream after k layers, the last one the
         final-normed output (the un-normed output of the last layer is not among them, as in the reference).
-        A consumer that stops early saves the layers above.
+        A consumer that stops early saves the layers above. `attend` stands in for the usual attention kernel.
         """
-        attend = choose_backend(ids.device, self.embedding.weight.dtype)
+        attend = attend or choose_backend(ids.device, self.embedding.weight.dtype)
         angles = rotary(layout, self.config.head_size)
         x = self.embedding(ids)
         for block in self.layers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from model.config import read_json
 from model.errors import CheckpointError
@@ -48,6 +49,51 @@ def find_weights(folder: Path, stem: str = SAFETENSORS) -> WeightFiles | None:
             raise CheckpointError(f"{folder} lacks {name}, one of the files that {index.name} lists")
         files.append(file)
     return WeightFiles(tuple(files), weight_map)
+
+
+def open_safetensors(file: Path, framework: str = "numpy") -> Any:
+    """An open safetensors file.
+
+    Args:
+        file: to be read.
+        framework: "pt" for tensors of torch; names, shapes and metadata need none.
+
+    Raises:
+        CheckpointError: the file is damaged, cut short, or only a pointer to itself.
+    """
+    # Here, not above: the plain client, which reads no weights, comes without safetensors.
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(file, framework=framework)
+    except (SafetensorError, OSError) as error:
+        with file.open("rb") as stream:
+            pointer = stream.read(20).startswith(b"version https://git-")
+        hint = "it is a Git LFS pointer: fetch the file itself" if pointer else f"damaged or cut short ({error})"
+        raise CheckpointError(f"{file} cannot be read: {hint}") from error
+
+
+def tensor_shapes(weights: WeightFiles) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor by its name in the files.
+
+    Raises:
+        CheckpointError: a tensor stands in two files, or in none although the index promises it.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in weights.files:
+        with open_safetensors(file) as handle:
+            for key in handle.keys():  # noqa: SIM118 (a safetensors handle is no mapping)
+                if key in shapes:
+                    raise CheckpointError(f"{file.parent}: tensor {key} stands in two files")
+                shapes[key] = tuple(handle.get_slice(key).get_shape())
+    if weights.weight_map is not None:
+        absent = sorted(set(weights.weight_map) - set(shapes))
+        if absent:
+            raise CheckpointError(
+                f"{weights.files[0].parent}: the index promises tensor {absent[0]} in {weights.weight_map[absent[0]]}, "
+                "which does not hold it"
+            )
+    return shapes
 
 
 def convert_command(folder: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from model.config import AidoRnaConfig, Layout
 from model.errors import CheckpointError
+from model.head_config import Kind
 
 Part = Literal["encoder", "pooler", "lm_head"]
 
@@ -54,14 +55,17 @@ _TABLE = (
 PREFIXES = ("", "aido_rna.", "model.")
 """What may stand before the encoder's and the pooler's names in the multimolecule layout."""
 
-_LATER = "a head for another task; this version loads the encoder, the pooler and the masked-LM head only"
+HEAD_PREFIXES: dict[Kind, str] = {
+    "sequence": "sequence_head.",
+    "token": "token_head.",
+    "contact": "contact_head.",
+    "structure": "ss_head.",
+}
+"""What stands before the tensors of each kind of task head in multimolecule's checkpoints, with no other prefix."""
+
 _DROPPED: tuple[tuple[str, str], ...] = (
     (r"(?:.*\.)?inv_freq", "rotary frequencies are computed, in float32"),
     (r"(?:.*\.)?position_ids", "positions are computed"),
-    (r"sequence_head\..+", _LATER),
-    (r"token_head\..+", _LATER),
-    (r"contact_head\..+", _LATER),
-    (r"ss_head\..+", _LATER),
 )
 
 
@@ -82,12 +86,14 @@ class Match:
 
     Attributes:
         entries: file's name -> the tensor it is.
+        heads: names of tensors of task heads, which are read when a head is asked for.
         dropped: file's name -> why it is not loaded.
         absent: tensors the file does not have, of parts that may be absent or tied.
         parts: parts that the file has.
     """
 
     entries: dict[str, Entry]
+    heads: tuple[str, ...]
     dropped: dict[str, str]
     absent: tuple[Entry, ...]
     parts: frozenset[Part]
@@ -149,17 +155,21 @@ def find_prefix(keys: Iterable[str]) -> tuple[Layout, str]:
 
 
 def match(keys: Iterable[str], config: AidoRnaConfig, layout: Layout, prefix: str = "") -> Match:
-    """Account for every name of a file: mapped, or dropped with a reason.
+    """Account for every name of a file: mapped, of a task head, or dropped with a reason.
 
     Raises:
         CheckpointError: a name that nobody knows, or a tensor that is missing.
     """
     table = {entry.theirs: entry for entry in expand(config, layout, prefix)}
     entries: dict[str, Entry] = {}
+    heads: list[str] = []
     dropped: dict[str, str] = {}
     for key in keys:
         if key in table:
             entries[key] = table[key]
+            continue
+        if key.startswith(tuple(HEAD_PREFIXES.values())):
+            heads.append(key)
             continue
         reason = next((why for pattern, why in _DROPPED if re.fullmatch(pattern, key)), None)
         if reason is None:
@@ -177,4 +187,4 @@ def match(keys: Iterable[str], config: AidoRnaConfig, layout: Layout, prefix: st
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise CheckpointError(f"missing tensor{'s' if len(missing) > 1 else ''} {', '.join(missing[:3])}{more}")
-    return Match(entries, dropped, absent, parts)
+    return Match(entries, tuple(heads), dropped, absent, parts)

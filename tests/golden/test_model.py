@@ -95,12 +95,38 @@ def test_genbio_through_the_converter(shared: Path, tmp_path: Path, name: str) -
     assert _difference(other, reference[-1]) > 100 * BOUND
 
 
-@pytest.mark.parametrize(
-    "name", ["sequence-binary", "token-multiclass", "contact-binary", "secondary-structure", "sequence-regression"]
-)
-def test_checkpoints_with_other_heads_load_and_name_what_was_left(shared: Path, name: str) -> None:
-    loaded = model.load(shared / "golden" / name)
-    assert loaded.report.dropped
-    assert all("_head." in key and "another task" in why for key, why in loaded.report.dropped.items())
-    assert not loaded.has_lm_head
+def test_attentions(shared: Path) -> None:
+    folder, expected, _, texts = _case(shared, "base")
+    maps = model.load(folder).attentions(texts)
+    for i, mask in enumerate(expected["attention_mask"]):
+        n = int(mask.sum())
+        reference = expected["attentions"][:, i, :, :n, :n]
+        assert _difference(maps[i], reference) <= BOUND
+
+
+HEADS = {
+    "sequence-binary": "sequence",
+    "sequence-multiclass": "sequence",
+    "sequence-multilabel": "sequence",
+    "sequence-regression": "sequence",
+    "token-multiclass": "token",
+    "token-regression": "token",
+    "contact-binary": "contact",
+    "secondary-structure": "structure",
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_task_heads(shared: Path, name: str) -> None:
+    """Logits and loss; where texts are of one length, since padding counts in the reference."""
+    folder, expected, _, texts = _case(shared, name)
+    loaded = model.load(folder)
+    assert list(loaded.heads) == [HEADS[name]]
+    assert not loaded.report.dropped
+    logits = np.stack(loaded.logits(texts))
+    reference = expected["logits"].reshape(logits.shape)
+    assert _difference(logits, reference) <= BOUND
+    if name != "secondary-structure":  # whose case has no labels
+        assert loaded.loss(texts, expected["labels"]) == pytest.approx(float(expected["loss"]), rel=BOUND)
     assert loaded.has_pooler == name.startswith("sequence")
+    assert not loaded.has_lm_head

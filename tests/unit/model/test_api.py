@@ -180,6 +180,13 @@ def test_a_checkpoint_without_heads(
     write_checkpoint(tmp_path / "bare", tiny_config.to_json(), random_tensors(), model.Alphabet())
     bare = model.load(tmp_path / "bare")
     assert bare.embed(SEQS).shape == (4, 32)
-    for call in (lambda: bare.logits(["A"]), lambda: bare.fill_mask("<mask>")):
+    with pytest.raises(ModelError, match="neither a task head nor a masked-LM head"):
+        bare.logits(["A"])
+    for call in (
+        lambda: bare.logits(["A"], head="masked_lm"),
+        lambda: bare.fill_mask("<mask>"),
+        lambda: bare.variants(["A"]),
+        lambda: bare.pseudo_log_likelihood(["A"], method="wild-type"),
+    ):
         with pytest.raises(ModelError, match="no masked-LM head"):
             call()

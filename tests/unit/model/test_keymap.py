@@ -56,17 +56,18 @@ def test_an_unknown_name_is_an_error(tiny_config: AidoRnaConfig, key: str) -> No
         match([*_names(tiny_config), key], tiny_config, "multimolecule", "aido_rna.")
 
 
-def test_dropped_names_have_a_reason(tiny_config: AidoRnaConfig) -> None:
-    extra = [
-        "aido_rna.encoder.layer.0.attention.self.rotary_embeddings.inv_freq",
+def test_dropped_names_have_a_reason_and_heads_are_told_apart(tiny_config: AidoRnaConfig) -> None:
+    dropped = ["aido_rna.encoder.layer.0.attention.self.rotary_embeddings.inv_freq"]
+    heads = [
         "sequence_head.decoder.weight",
         "token_head.decoder.bias",
         "contact_head.decoder.weight",
         "ss_head.convnet.0.conv1.weight",
     ]
-    found = match([*_names(tiny_config), *extra], tiny_config, "multimolecule", "aido_rna.")
-    assert list(found.dropped) == extra
+    found = match([*_names(tiny_config), *dropped, *heads], tiny_config, "multimolecule", "aido_rna.")
+    assert list(found.dropped) == dropped
     assert all(found.dropped.values())
+    assert list(found.heads) == heads
 
 
 def test_missing_names(tiny_config: AidoRnaConfig) -> None:

@@ -1,0 +1,89 @@
+"""Task heads on a pass of the trunk: what each reads, and what becomes of its logits.
+
+Legend: S sequences, L nucleotides of one sequence, D hidden size, C labels of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model.encoder import AidoRna
+from model.errors import ModelError, SequenceError
+from model.head_config import HeadConfig
+from model.passes import Consumer, Pooled, Reading, Rows, Whole, to_numpy
+
+Reduce = Callable[[int, np.ndarray], Any]
+"""(index of the sequence, its logits) -> what is kept of them."""
+
+
+class HeadRun:
+    """One head on one pass: give `consumer` to `model.passes.run`, then read `values`.
+
+    A sequence head reads the pooled vector of the whole sequence. The logits of a token head are averaged over the
+    windows that cover a nucleotide. A contact or structure head reads each nucleotide's state, averaged in the same
+    way, so that pairs further apart than a window have a score as well; its map is reduced as soon as it is made, so
+    that maps of many sequences never stand in memory together.
+
+    Args:
+        name: of the head, for messages.
+        config: of the head.
+        module: the head.
+        encoder: the trunk.
+        reading: the sequences.
+        reduce: what to keep of a sequence's logits: (C,), (L, C), (L, L, C) or (L, L) float32.
+
+    Raises:
+        ModelError: the head reads the pooler's output, and the checkpoint has no pooler.
+        SequenceError: a sequence is empty.
+    """
+
+    def __init__(
+        self, name: str, config: HeadConfig, module: nn.Module, encoder: AidoRna, reading: Reading, reduce: Reduce
+    ) -> None:
+        refuse_empty(reading, f"the head {name!r} has nothing to read")
+        self._config, self._module, self._reduce = config, module, reduce
+        self._values: list[Any] = [None] * len(reading)
+        windows, last, width = reading.windows, encoder.config.num_layers, encoder.config.hidden_size
+        self.consumer: Consumer
+        if config.kind == "token":
+            self.consumer = Rows(windows, last, lambda hidden: module(hidden.float()))
+        elif config.kind == "sequence":
+            compute = None
+            if config.pooling == "pooler":
+                if encoder.pooler is None:
+                    raise ModelError(f"the head {name!r} reads the pooler's output, and this checkpoint has no pooler")
+                compute = encoder.pooler
+            pooling = "cls" if config.pooling == "pooler" else config.pooling
+            self.consumer = Pooled(windows, last, pooling, width, compute)
+        else:
+            self.consumer = Whole(windows, last, self._take)
+
+    def _take(self, index: int, states: Tensor) -> None:
+        self._values[index] = self._reduce(index, to_numpy(self._module(states)))
+
+    def values(self) -> list[Any]:
+        """What was kept of each sequence, S of them."""
+        if isinstance(self.consumer, Rows):
+            return [self._reduce(i, rows[1:-1]) for i, rows in enumerate(self.consumer.values())]
+        if isinstance(self.consumer, Pooled):
+            device = next(self._module.parameters()).device
+            with torch.inference_mode():
+                logits = to_numpy(self._module(torch.from_numpy(self.consumer.values()).to(device)))
+            return [self._reduce(i, row) for i, row in enumerate(logits)]
+        return self._values
+
+
+def refuse_empty(reading: Reading, why: str) -> None:
+    """Refuse a sequence without nucleotides.
+
+    Raises:
+        SequenceError: it is empty.
+    """
+    empty = np.flatnonzero(reading.windows.kept == 0)
+    if len(empty):
+        raise SequenceError(f"sequence {empty[0] + 1} of the list is empty, so {why}", index=int(empty[0]))

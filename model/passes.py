@@ -1,0 +1,186 @@
+"""One pass of the trunk that feeds any number of consumers.
+
+Legend: S sequences, L tokens of one sequence, T packed tokens, D hidden size, X whatever a consumer computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.alphabet import Alphabet, Tokens
+from model.encoder import AidoRna
+from model.packing import Batch, batches
+from model.pooling import PooledWindows, Pooling, pool
+from model.windows import Windows, join, mean_weights
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Sequences as the encoder reads them: tokenised, cut into windows, in batches of a token budget."""
+
+    tokens: Tokens
+    windows: Windows
+    alphabet: Alphabet
+    max_tokens: int
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def batches(self) -> Iterator[Batch]:
+        """Packed batches, longest windows first."""
+        return batches(self.tokens, self.windows, self.alphabet, max_tokens=self.max_tokens, device=self.device)
+
+    def kept_ids(self, index: int) -> np.ndarray:
+        """Ids of what is read of a sequence, <cls> and <eos> included."""
+        row = self.tokens[index]
+        return np.concatenate([row[: int(self.windows.kept[index]) + 1], row[-1:]])
+
+    def kept_text(self, index: int) -> str:
+        """What is read of a sequence as letters, one for each nucleotide: N for <mask> and <unk>."""
+        names = (self.alphabet.tokens[i] for i in self.kept_ids(index)[1:-1].tolist())
+        return "".join(name if len(name) == 1 else "N" for name in names)
+
+
+class Consumer(Protocol):
+    """Takes one hidden state of every batch."""
+
+    layer: int
+
+    def add(self, batch: Batch, hidden: Tensor) -> None:
+        """Take the (T, D) state `layer` of a batch."""
+
+
+def run(encoder: AidoRna, reading: Reading, consumers: Sequence[Consumer]) -> None:
+    """Run the trunk once over everything, only as far up as somebody listens."""
+    top = max(consumer.layer for consumer in consumers)
+    with torch.inference_mode():
+        for batch in reading.batches():
+            for number, state in enumerate(encoder.states(batch.ids, batch.layout)):
+                for consumer in consumers:
+                    if consumer.layer == number:
+                        consumer.add(batch, state)
+                if number == top:
+                    break
+
+
+class Rows:
+    """A row for every token: `compute` of its state, (T, D) -> (T, X); windows are joined.
+
+    Args:
+        windows: how the sequences are cut.
+        layer: which state.
+        compute: the state itself if None.
+    """
+
+    def __init__(self, windows: Windows, layer: int, compute: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.layer = layer
+        self._windows = windows
+        self._compute = compute
+        self._parts: list[np.ndarray] = [np.empty(0)] * len(windows)
+
+    def add(self, batch: Batch, hidden: Tensor) -> None:
+        """See `Consumer`."""
+        values = to_numpy(hidden if self._compute is None else self._compute(hidden))
+        start = 0
+        for window, length in zip(batch.windows.tolist(), batch.layout.lengths, strict=True):
+            # A copy: a view would keep the whole batch in memory for as long as one sequence of it lives.
+            self._parts[window] = values[start : start + length].copy()
+            start += length
+
+    def values(self) -> list[np.ndarray]:
+        """One (L, X) float32 array per sequence, special tokens included."""
+        windows, stops = self._windows, np.cumsum(self._windows.count)
+        return [
+            join(self._parts[stop - count : stop], windows.start[stop - count : stop], kept)
+            for stop, count, kept in zip(stops.tolist(), windows.count.tolist(), windows.kept.tolist(), strict=True)
+        ]
+
+
+class Pooled:
+    """A vector for every sequence.
+
+    Args:
+        windows: how the sequences are cut.
+        layer: which state.
+        pooling: see `model.pooling`.
+        width: D.
+        compute: applied to the (S, D) pooled vectors of windows before these are averaged.
+    """
+
+    def __init__(
+        self,
+        windows: Windows,
+        layer: int,
+        pooling: Pooling,
+        width: int,
+        compute: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.layer = layer
+        self._pooling: Pooling = pooling
+        self._compute = compute
+        self._pooled = PooledWindows(windows, pooling, width)
+        self._weights = mean_weights(windows) if pooling == "mean" else []
+
+    def add(self, batch: Batch, hidden: Tensor) -> None:
+        """See `Consumer`."""
+        weights = None
+        if self._weights:
+            weights = torch.from_numpy(np.concatenate([self._weights[w] for w in batch.windows.tolist()]))
+            weights = weights.to(hidden.device)
+        if self._compute is None:
+            pooled = pool(hidden.float(), batch.layout, self._pooling, weights)
+        else:
+            pooled = self._compute(pool(hidden, batch.layout, self._pooling, weights))
+        self._pooled.add(batch.windows, to_numpy(pooled))
+
+    def values(self) -> np.ndarray:
+        """(S, D) float32."""
+        return self._pooled.values()
+
+
+class Whole:
+    """Hands over the states of each sequence as soon as all of its windows have been read, and keeps none.
+
+    Args:
+        windows: how the sequences are cut.
+        layer: which state.
+        take: called with a sequence's index and the (nucleotides, D) float32 states without special tokens, on the
+            device; of a sequence in several windows the averages over those that cover a nucleotide.
+    """
+
+    def __init__(self, windows: Windows, layer: int, take: Callable[[int, Tensor], None]) -> None:
+        self.layer = layer
+        self._windows = windows
+        self._take = take
+        self._pending: dict[int, dict[int, np.ndarray]] = {}
+
+    def add(self, batch: Batch, hidden: Tensor) -> None:
+        """See `Consumer`."""
+        windows = self._windows
+        start = 0
+        for window, length in zip(batch.windows.tolist(), batch.layout.lengths, strict=True):
+            states = hidden[start : start + length]
+            start += length
+            sequence = int(windows.sequence[window])
+            if windows.count[sequence] == 1:
+                self._take(sequence, states[1:-1].float())
+                continue
+            parts = self._pending.setdefault(sequence, {})
+            # Waiting windows wait in the machine's memory, not on the device.
+            parts[window] = to_numpy(states).copy()
+            if len(parts) == windows.count[sequence]:
+                own = sorted(self._pending.pop(sequence))
+                joined = join([parts[w] for w in own], windows.start[own], int(windows.kept[sequence]))
+                self._take(sequence, torch.from_numpy(joined[1:-1]).to(hidden.device))
+
+
+def to_numpy(x: Tensor) -> np.ndarray:
+    """As float32 on the CPU."""
+    return x.float().cpu().numpy()
