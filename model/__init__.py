@@ -16,23 +16,32 @@ if TYPE_CHECKING:
     from model.api import Features as Features
     from model.api import Model as Model
     from model.config import AidoRnaConfig as AidoRnaConfig
+    from model.decode import decode as decode_structure
     from model.errors import CheckpointError as CheckpointError
     from model.errors import ModelError as ModelError
     from model.errors import SequenceError as SequenceError
+    from model.head_config import HeadConfig as HeadConfig
+    from model.head_files import find_heads as find_heads
     from model.identity import fingerprint as fingerprint
     from model.loading import load as load
+    from model.masking import mask_tokens as mask_tokens
     from model.registry import shipped_checkpoint as shipped_checkpoint
+    from model.structure import Structure as Structure
 
 _HOME = {
     "AidoRnaConfig": "model.config",
     "Alphabet": "model.alphabet",
     "CheckpointError": "model.errors",
     "Features": "model.api",
+    "HeadConfig": "model.head_config",
     "Model": "model.api",
     "ModelError": "model.errors",
     "SequenceError": "model.errors",
+    "Structure": "model.structure",
+    "find_heads": "model.head_files",
     "fingerprint": "model.identity",
     "load": "model.loading",
+    "mask_tokens": "model.masking",
     "shipped_checkpoint": "model.registry",
 }
 _MODULES = ("registry", "convert")
@@ -42,18 +51,25 @@ __all__ = [
     "Alphabet",
     "CheckpointError",
     "Features",
+    "HeadConfig",
     "Model",
     "ModelError",
     "SequenceError",
+    "Structure",
     "convert",
+    "decode_structure",
+    "find_heads",
     "fingerprint",
     "load",
+    "mask_tokens",
     "registry",
     "shipped_checkpoint",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "decode_structure":
+        return import_module("model.decode").decode
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     if name in _MODULES:

@@ -22,8 +22,10 @@ from model.checkpoint import read_safetensors, settle_ties, write_checkpoint
 from model.config import AidoRnaConfig, config_layout, read_json
 from model.errors import CheckpointError, ModelError
 from model.files import PICKLE, SAFETENSORS, WeightFiles, find_weights
+from model.head_config import HeadConfig
 from model.identity import read_alphabet
 from model.keymap import Match, find_prefix, match
+from model.lightning import find_lightning, rename
 from model.registry import Entry, recognise
 
 _GENBIO_VOCABULARY = 16
@@ -61,7 +63,8 @@ def convert(src: str | Path, dst: str | Path, u_row: Literal["U", "T"] | None = 
     """Write a checkpoint folder that `load` reads: config.json, vocab.txt, model.safetensors.
 
     Args:
-        src: folder with config.json and model.safetensors or pytorch_model.bin, sharded or not, of either layout.
+        src: folder with config.json and model.safetensors or pytorch_model.bin, sharded or not, of either layout, or
+            GenBio's Lightning `.ckpt` of the secondary-structure model, whose decision threshold is kept.
         dst: folder to be made.
         u_row: for GenBio's layout, which of its rows becomes U. Without it, the checkpoint's name decides (that of the
             folder, or `_name_or_path` in its config.json): U for AIDO.RNA 650M and 1.6B, T for the CDS ones. For the
@@ -90,7 +93,7 @@ def convert(src: str | Path, dst: str | Path, u_row: Literal["U", "T"] | None = 
             f"{src} is in the multimolecule layout, whose conversion has kept one row for uracil already; "
             "--u-row applies to GenBio's files only"
         )
-    raw = _read_tensors(src)
+    raw, threshold = _read_tensors(src)
     found = _account_for(raw, config, layout, src)
     tensors = {entry.ours: raw[key] for key, entry in found.entries.items()}
     heads = {key: raw[key] for key in found.heads}
@@ -107,8 +110,13 @@ def convert(src: str | Path, dst: str | Path, u_row: Literal["U", "T"] | None = 
     if "lm_head" in found.parts:
         settings["tie_word_embeddings"] = "lm_head.decoder.weight" not in tensors
     own = read_json(src / "config.json").get("raypipe") or {}
+    described = dict(own.get("heads") or {})
+    if threshold is not None:
+        described["structure"] = HeadConfig("structure", threshold=threshold).to_json()
+        notes.append(f"the structure head calls a pair one from a probability of {threshold:g} on, as the source says")
     settings["raypipe"] = {
         **({"trained": own["trained"]} if "trained" in own else {}),
+        **({"heads": described} if described else {}),
         "source": str(settings.get("_name_or_path") or src.resolve().name),
         "source_layout": layout,
         **({"u_row": u_row} if u_row else {}),
@@ -142,26 +150,34 @@ def _choose_u_row(
     )
 
 
-def _read_tensors(src: Path) -> dict[str, Tensor]:
+def _read_tensors(src: Path) -> tuple[dict[str, Tensor], float | None]:
+    """Tensors by the names of their layout, and the structure head's threshold where the source has one."""
     weights = find_weights(src, SAFETENSORS)
     if weights is not None:
-        return read_safetensors(weights)
+        return read_safetensors(weights), None
     weights = find_weights(src, PICKLE)
-    if weights is None:
-        raise CheckpointError(f"{src} holds neither {SAFETENSORS} nor {PICKLE}, single or sharded")
-    return _read_pickles(weights)
+    if weights is not None:
+        return _read_pickles(weights), None
+    lightning = find_lightning(src)
+    if lightning is None:
+        raise CheckpointError(f"{src} holds neither {SAFETENSORS} nor {PICKLE}, single or sharded, nor a .ckpt")
+    return rename(_unpickle(lightning), lightning)
+
+
+def _unpickle(file: Path) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{file} cannot be read as plain tensors: it is damaged, cut short, or holds other objects, which are "
+            f"refused because a pickle can run code ({(str(error) or type(error).__name__).splitlines()[0][:200]})"
+        ) from error
 
 
 def _read_pickles(weights: WeightFiles) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for file in weights.files:
-        try:
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{file} cannot be read as plain tensors: it is damaged, cut short, or holds other objects, which are "
-                f"refused because a pickle can run code ({(str(error) or type(error).__name__).splitlines()[0][:200]})"
-            ) from error
+        loaded = _unpickle(file)
         if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
             raise CheckpointError(f"{file} is not a plain dictionary of tensors")
         tensors |= loaded
@@ -191,6 +207,8 @@ def _account_for(raw: Mapping[str, Tensor], config: AidoRnaConfig, layout: str, 
 def _multimolecule_settings(config: AidoRnaConfig, found: Match) -> dict[str, Any]:
     settings = config.to_json() | {"vocab_size": len(STANDARD_TOKENS)}
     name = "AidoRnaForMaskedLM" if "lm_head" in found.parts else "AidoRnaModel"
+    if found.heads:
+        name = "AidoRnaForSecondaryStructurePrediction"
     return {"architectures": [name], **settings}
 
 

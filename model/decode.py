@@ -58,17 +58,17 @@ def decode(
     if not isinstance(min_loop, int) or min_loop < 0:
         raise ModelError(f"min_loop must be a whole number from 0, not {min_loop!r}")
 
-    first, second = np.nonzero(np.triu(probabilities > threshold, min_loop + 1))
+    limit = probabilities.dtype.type(threshold)
+    first, second = np.nonzero(np.triu(probabilities > limit, min_loop + 1))
     if canonical:
         codes = np.frombuffer(letters.encode("ascii"), dtype=np.uint8)
         kept = _CANONICAL[codes[first], codes[second]]
         first, second = first[kept], second[kept]
-    score = probabilities[first, second].astype(np.float64) - float(probabilities.dtype.type(threshold))
+    score = probabilities[first, second].astype(np.float64) - float(limit)
 
     pairs: list[tuple[int, int]] = []
     free = np.ones(len(letters), dtype=bool)
-    while len(first):
-        chosen = best_nested(first, second, score)
+    while len(chosen := best_nested(first, second, score)):
         pairs += zip(first[chosen].tolist(), second[chosen].tolist(), strict=True)
         if not pseudoknots:
             break

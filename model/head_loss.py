@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from model.errors import ModelError
-from model.head_config import HeadConfig
+from model.head_config import HeadConfig, Problem
 from model.losses import fit_labels, infer_problem, loss_terms
 from model.passes import Reading
 
@@ -33,7 +33,7 @@ class HeadLoss:
         lengths = [int(n) for n in reading.tokens.lengths]
         axes = {"sequence": 0, "token": 1, "contact": 2, "structure": 2}[config.kind]
         shapes = [(n,) * axes for n in lengths]
-        self._problem = config.problem or infer_problem(labels, config, shapes)
+        self._problem: Problem = config.problem or infer_problem(labels, config, shapes)
         rows = fit_labels(labels, shapes, config, self._problem)
         # What is not read has no logits.
         kept = [int(n) for n in reading.windows.kept]

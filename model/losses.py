@@ -80,9 +80,9 @@ def infer_problem(labels: Any, config: HeadConfig, shapes: Sequence[Shape] | Non
     the C labels, multiclass else.
 
     Args:
-        labels: one array (or nested list) per sequence.
+        labels: as in `fit_labels`.
         config: of the head.
-        shapes: as in `fit_labels`; where given, the labels of a single sequence may stand alone.
+        shapes: as in `fit_labels`. Without them there must be one row per sequence, also for a single one.
     """
     if config.problem is not None:
         return config.problem

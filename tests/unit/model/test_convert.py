@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import model
-from model import AidoRnaConfig, CheckpointError, ModelError
+from model import AidoRnaConfig, CheckpointError, HeadConfig, ModelError
 from model.convert import convert
+from model.heads import make_head
 from model.keymap import expand
 
 SEQS = ["ACGUACGGAU", "GGC", "AUNRYXUUUAGCGAU"]
@@ -196,3 +197,44 @@ def test_what_cannot_be_converted(genbio: Path, tmp_path: Path) -> None:
         convert(genbio, tmp_path / "out2", "U")
     with pytest.raises(ModelError, match="u_row is U or T"):
         convert(genbio, tmp_path / "out2", "X")  # type: ignore[arg-type]
+
+
+def test_the_lightning_checkpoint_of_the_structure_model(genbio: Path, tmp_path: Path) -> None:
+    """Names as its training program writes them; the head's weights and threshold arrive, the trunk is the same."""
+    trunk = torch.load(genbio / "pytorch_model.bin", weights_only=True)
+    head = make_head(HeadConfig("structure"), 32).state_dict()
+    theirs = {"projection": "in_to_conv", "prediction": "conv_to_output", "conv1": "0", "conv2": "3", "conv3": "6"}
+    state: Tensors = {"threshold": torch.tensor(0.31)}
+    state |= {f"backbone.encoder.{k.removeprefix('bert.')}": v for k, v in trunk.items() if k.startswith("bert.")}
+    for key, value in head.items():
+        stem, _, leaf = key.rpartition(".")
+        if stem.startswith("convnet"):
+            _, block, conv = stem.split(".")
+            state[f"adapter.resnet.res2D_blocks.{block}.residual_block.{theirs[conv]}.{leaf}"] = value
+        else:
+            state[f"adapter.{theirs[stem]}.{leaf}"] = value
+    source = tmp_path / "structure"
+    source.mkdir()
+    shutil.copy(genbio / "config.json", source)
+    torch.save({"state_dict": state, "epoch": 3}, source / "model.ckpt")
+    notes = convert(source, tmp_path / "out", u_row="U")
+    assert any("0.31" in note for note in notes)
+    loaded = model.load(tmp_path / "out")
+    assert loaded.heads["structure"].config.threshold == pytest.approx(0.31)
+    assert not loaded.has_lm_head
+    for key, value in loaded.head_module("structure").state_dict().items():
+        assert torch.equal(value, head[key])
+    convert(genbio, tmp_path / "plain", u_row="U")
+    assert (model.load(tmp_path / "plain").embed(SEQS) == loaded.embed(SEQS)).all()
+    convert(tmp_path / "out", tmp_path / "again")
+    assert model.load(tmp_path / "again").heads["structure"].config.threshold == pytest.approx(0.31)
+    for damage, message in (
+        ({"state_dict": state | {"adapter.nose": torch.ones(1)}}, "unknown tensor 'adapter.nose'"),
+        ({"weights": state}, "holds no state_dict"),
+    ):
+        torch.save(damage, source / "model.ckpt")
+        with pytest.raises(CheckpointError, match=message):
+            convert(source, tmp_path / "bad", u_row="U")
+    torch.save(state, source / "second.ckpt")
+    with pytest.raises(CheckpointError, match=r"2 Lightning checkpoints"):
+        convert(source, tmp_path / "bad", u_row="U")

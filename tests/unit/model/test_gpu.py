@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import model
+from model import HeadConfig
 
 pytestmark = [
     pytest.mark.gpu,
@@ -41,3 +42,23 @@ def test_company_in_the_batch_does_not_matter(seqs: list[str]) -> None:
     alone = np.concatenate([half.embed([seq]) for seq in seqs])
     cosine = (together * alone).sum(1) / np.linalg.norm(together, axis=1) / np.linalg.norm(alone, axis=1)
     assert cosine.min() >= 0.9999
+
+
+def test_heads_and_variants_equal_the_cpu(seqs: list[str]) -> None:
+    """Random heads on the random trunk: the same code on both devices, float32."""
+    configs = {
+        "s": HeadConfig("sequence", "multiclass", 3, pooling="mean"),
+        "t": HeadConfig("token", "multiclass", 2),
+        "c": HeadConfig("contact", "binary"),
+        "f": HeadConfig("structure"),
+    }
+    cpu, cuda = model.load("nano"), model.load("nano", device="cuda")
+    for name, config in configs.items():
+        labels = {"s": [1] * len(seqs), "t": [[1] * len(s) for s in seqs]}
+        for loaded in (cpu, cuda):
+            loaded.add_head(name, config)
+        pairs = [np.zeros((len(s), len(s)), int) for s in seqs]
+        losses = [loaded.loss(seqs, labels.get(name, pairs), head=name) for loaded in (cpu, cuda)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    ours, theirs = cpu.variants(seqs[:4])[3].scores, cuda.variants(seqs[:4])[3].scores
+    assert np.abs(ours - theirs).max() <= 1e-3

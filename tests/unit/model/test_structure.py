@@ -234,7 +234,8 @@ def test_pseudoknots_are_added_to_the_nested_structure() -> None:
 def test_only_what_is_above_the_threshold_pairs(dtype: type) -> None:
     """0.3 in a map is not above a threshold of 0.3, whatever the number type rounds it to."""
     values = score_map(5, {(0, 4): 0.3}, dtype)
-    assert decode(values, "GAAAC", threshold=0.3).pairs == ()
+    for threshold in (0.3, np.float64(0.3)):
+        assert decode(values, "GAAAC", threshold=threshold, pseudoknots=True).pairs == ()
     assert decode(values, "GAAAC", threshold=0.29).pairs == ((0, 4),)
     assert decode(values, "GAAAC").pairs == ()
     assert decode(score_map(5, {}, dtype), "GAAAC", threshold=0).pairs == ()
