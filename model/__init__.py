@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from model.api import Features as Features
     from model.api import Model as Model
     from model.config import AidoRnaConfig as AidoRnaConfig
-    from model.decode import decode as decode_structure
+    from model.decode import decode_structure as decode_structure
     from model.errors import CheckpointError as CheckpointError
     from model.errors import ModelError as ModelError
     from model.errors import SequenceError as SequenceError
@@ -38,6 +38,7 @@ _HOME = {
     "ModelError": "model.errors",
     "SequenceError": "model.errors",
     "Structure": "model.structure",
+    "decode_structure": "model.decode",
     "find_heads": "model.head_files",
     "fingerprint": "model.identity",
     "load": "model.loading",
@@ -68,8 +69,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "decode_structure":
-        return import_module("model.decode").decode
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     if name in _MODULES:

@@ -84,8 +84,8 @@ class HeadConfig:
             raise CheckpointError(f"dropout must be from 0 to below 1, not {self.dropout!r}")
         if not _number(self.norm_eps) or not 0 < self.norm_eps < 1:
             raise CheckpointError(f"norm_eps must be above 0 and below 1, not {self.norm_eps!r}")
-        if self.threshold is not None and (not _number(self.threshold) or not 0 <= self.threshold <= 1):
-            raise CheckpointError(f"threshold is a probability, 0 to 1, not {self.threshold!r}")
+        if self.threshold is not None and (not _number(self.threshold) or not 0 <= self.threshold < 1):
+            raise CheckpointError(f"threshold is a probability, from 0 to below 1, not {self.threshold!r}")
         self._check_labels()
         self._check_kind()
 

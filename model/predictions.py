@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from model.decode import decode
+from model.decode import decode_structure
 from model.errors import ModelError
 from model.head_config import HeadConfig, Problem
 from model.structure import Structure
@@ -167,7 +167,7 @@ class Decision:
         i, j, label = (axis.astype(np.int32) for axis in np.nonzero(chosen))
         structure = None
         if self.problem == "binary" and not many:
-            structure = decode(maps[..., 0], sequence, threshold=self.limit, pseudoknots=self.pseudoknots)
+            structure = decode_structure(maps[..., 0], sequence, threshold=self.limit, pseudoknots=self.pseudoknots)
         return ContactPrediction(
             self.name,
             self.problem,

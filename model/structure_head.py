@@ -5,7 +5,9 @@ Legend: L nucleotides of one sequence, D hidden size, K channels (64).
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -145,13 +147,13 @@ def _normalise(x: Tensor) -> Tensor:
     return x.sub_(mean).mul_(torch.rsqrt(variance + NORM_EPS)).relu_()
 
 
-def _full_float32() -> AbstractContextManager[None]:
+@contextmanager
+def _full_float32() -> Iterator[None]:
     """On CUDA torch lets cuDNN round what a convolution reads to TF32 unless told otherwise."""
-    now = torch.backends.cudnn
-    return now.flags(
-        enabled=now.enabled,
-        benchmark=now.benchmark,
-        benchmark_limit=now.benchmark_limit,
-        deterministic=now.deterministic,
-        allow_tf32=False,
-    )
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.conv.fp32_precision
+    cudnn.conv.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        cudnn.conv.fp32_precision = before

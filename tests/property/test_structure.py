@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.decode import decode
+from model.decode import decode_structure
 from model.structure import Pairs, Structure, parse_dot_bracket
 from model.structure_files import parse_bpseq, parse_ct
 
@@ -92,12 +92,12 @@ def test_decoding_finds_the_best_of_all_nested_pairings(given_map: tuple[np.ndar
     def score(pairs: Pairs) -> float:
         return sum(values[pair] - options["threshold"] for pair in pairs)
 
-    found = decode(values, sequence, **options)
+    found = decode_structure(values, sequence, **options)
     assert set(found.pairs) <= candidates
     assert not any(crosses(*two) for two in combinations(found.pairs, 2))
     best = max(score(pairs) for pairs in nested_pairings(len(sequence)) if candidates.issuperset(pairs))
     assert abs(score(found.pairs) - best) < 1e-9
-    assert found == decode(values, sequence, **options)
+    assert found == decode_structure(values, sequence, **options)
 
 
 @settings(max_examples=150, deadline=None)
@@ -105,8 +105,8 @@ def test_decoding_finds_the_best_of_all_nested_pairings(given_map: tuple[np.ndar
 def test_pseudoknots_come_on_top(given_map: tuple[np.ndarray, str], options: dict) -> None:
     values, sequence = given_map
     candidates = allowed(values, sequence, **options)
-    nested = set(decode(values, sequence, **options).pairs)
-    knotted = set(decode(values, sequence, pseudoknots=True, **options).pairs)
+    nested = set(decode_structure(values, sequence, **options).pairs)
+    knotted = set(decode_structure(values, sequence, pseudoknots=True, **options).pairs)
     assert nested <= knotted <= candidates
     for pair in knotted - nested:
         assert any(crosses(pair, other) for other in nested)

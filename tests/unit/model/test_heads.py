@@ -209,16 +209,27 @@ def test_every_activation_of_the_settings_is_there() -> None:
 def test_fresh_linear_maps_are_small_and_unbiased() -> None:
     torch.manual_seed(0)
     head = make_head(HeadConfig("token", num_labels=50, transform="linear"), 200)
-    assert float(head.get_parameter("decoder.weight").std()) == pytest.approx(0.02, rel=0.1)
+    assert head.get_parameter("decoder.weight").std().item() == pytest.approx(0.02, rel=0.1)
     assert not head.get_parameter("decoder.bias").any()
     assert not head.get_parameter("transform.dense.bias").any()
     assert (head.get_parameter("transform.layer_norm.weight") == 1).all()
 
 
-def test_what_torch_is_told_about_convolutions_is_taken_back() -> None:
-    before = torch.backends.cudnn.allow_tf32
-    _head(HeadConfig("structure"))(_states(4))
-    assert torch.backends.cudnn.allow_tf32 == before
+def test_convolutions_are_told_to_keep_float32_and_the_setting_is_given_back() -> None:
+    cudnn: Any = torch.backends.cudnn
+    head, seen = _head(HeadConfig("structure")), []
+    head.convnet[0].conv2.register_forward_hook(lambda *_: seen.append(cudnn.conv.fp32_precision))
+    before = cudnn.conv.fp32_precision
+    try:
+        for precision in ("tf32", "none"):
+            cudnn.conv.fp32_precision = precision
+            head(_states(4))
+            with pytest.raises(RuntimeError):
+                head(torch.zeros(4, WIDTH + 1))
+            assert cudnn.conv.fp32_precision == precision
+    finally:
+        cudnn.conv.fp32_precision = before
+    assert seen == ["ieee", "ieee"]
 
 
 _MEMORY = """
@@ -246,7 +257,9 @@ with torch.inference_mode():
 
 def test_memory_of_maps(root: Path) -> None:
     """In a process of its own, where nothing else raises the peak; in MiB."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    # What is freed goes back at once: the allocator's own habits are not what is measured.
+    allocator = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+    environment = os.environ | allocator | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, "-c", _MEMORY], env=environment, capture_output=True, text=True, check=True)
     start, one, four, structure = map(float, done.stdout.split())
     labels = 1022 * 1022 * 4 / 2**20
@@ -254,4 +267,4 @@ def test_memory_of_maps(root: Path) -> None:
     assert one - start < 4 * labels + 30
     assert four - start < 4 * 4 * labels + 30
     # The structure head holds three maps of 64 channels, and what the convolutions of some rows need.
-    assert structure - start < 4.5 * 64 * 400 * 400 * 4 / 2**20
+    assert structure - start < 3 * 64 * 400 * 400 * 4 / 2**20 + 60

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from model.decode import decode
+from model.decode import MOST_LAYERS, decode_structure
 from model.errors import ModelError
 from model.nested import best_nested
 from model.structure import BRACKETS, Structure, parse_dot_bracket
@@ -216,18 +216,26 @@ def score_map(length: int, entries: dict[tuple[int, int], float], dtype: type = 
 def test_the_sum_decides_not_the_single_pair() -> None:
     # 0.45 alone against 0.2 + 0.3 of two pairs that cross it.
     values = score_map(14, {(2, 11): 0.95, (0, 6): 0.7, (7, 13): 0.8})
-    assert decode(values, "G" * 7 + "C" * 7, canonical=False).dot_bracket == "(.....)(.....)"
+    assert decode_structure(values, "G" * 7 + "C" * 7, canonical=False).dot_bracket == "(.....)(.....)"
     values = score_map(14, {(2, 11): 0.99, (0, 6): 0.7, (7, 13): 0.75})
-    assert decode(values, "G" * 7 + "C" * 7, canonical=False).dot_bracket == "..(........).."
+    assert decode_structure(values, "G" * 7 + "C" * 7, canonical=False).dot_bracket == "..(........).."
 
 
 def test_pseudoknots_are_added_to_the_nested_structure() -> None:
     entries = {(0, 12): 0.9, (1, 11): 0.9, (5, 17): 0.8, (6, 16): 0.8, (2, 9): 0.6, (13, 18): 0.7, (4, 17): 0.7}
     values, sequence = score_map(20, entries), "G" * 20
-    nested = decode(values, sequence, canonical=False)
+    nested = decode_structure(values, sequence, canonical=False)
     assert nested.dot_bracket == "(((......).))(....)."
-    knotted = decode(values, sequence, canonical=False, pseudoknots=True)
+    knotted = decode_structure(values, sequence, canonical=False, pseudoknots=True)
     assert knotted.dot_bracket == "(((..[[..).))(..]])."
+
+
+def test_noise_ends_after_some_layers() -> None:
+    """So that the result can be written: 31 pairs that all cross each other have no dot-bracket."""
+    values = score_map(62, dict(zip(ladder(31), np.linspace(0.9, 0.6, 31), strict=True)))
+    structure = decode_structure(values, "G" * 62, canonical=False, pseudoknots=True)
+    assert structure.pairs == ladder(31)[:MOST_LAYERS]
+    assert structure.dot_bracket.startswith("([{<ABCDEF....")
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -235,50 +243,50 @@ def test_only_what_is_above_the_threshold_pairs(dtype: type) -> None:
     """0.3 in a map is not above a threshold of 0.3, whatever the number type rounds it to."""
     values = score_map(5, {(0, 4): 0.3}, dtype)
     for threshold in (0.3, np.float64(0.3)):
-        assert decode(values, "GAAAC", threshold=threshold, pseudoknots=True).pairs == ()
-    assert decode(values, "GAAAC", threshold=0.29).pairs == ((0, 4),)
-    assert decode(values, "GAAAC").pairs == ()
-    assert decode(score_map(5, {}, dtype), "GAAAC", threshold=0).pairs == ()
+        assert decode_structure(values, "GAAAC", threshold=threshold, pseudoknots=True).pairs == ()
+    assert decode_structure(values, "GAAAC", threshold=0.29).pairs == ((0, 4),)
+    assert decode_structure(values, "GAAAC").pairs == ()
+    assert decode_structure(score_map(5, {}, dtype), "GAAAC", threshold=0).pairs == ()
 
 
 def test_whole_numbers_and_lists_are_maps_too() -> None:
     truth = score_map(5, {(0, 4): 1})
     for values in (truth.astype(bool), truth.astype(np.int8), truth.tolist()):
-        assert decode(values, "GAAAC").pairs == ((0, 4),)
+        assert decode_structure(values, "GAAAC").pairs == ((0, 4),)
 
 
 @pytest.mark.parametrize("pair", ["AU", "UA", "GC", "CG", "GU", "UG", "at", "Tg"])
 def test_canonical_pairs(pair: str) -> None:
     values = score_map(5, {(0, 4): 0.9})
-    assert decode(values, f"{pair[0]}AAA{pair[1]}").pairs == ((0, 4),)
+    assert decode_structure(values, f"{pair[0]}AAA{pair[1]}").pairs == ((0, 4),)
 
 
 @pytest.mark.parametrize("pair", ["AA", "AC", "AG", "CU", "CC", "GG", "UU", "NN", "AN", "NU", "XG"])
 def test_other_pairs_only_on_request(pair: str) -> None:
     values, sequence = score_map(5, {(0, 4): 0.9}), f"{pair[0]}AAA{pair[1]}"
-    assert decode(values, sequence).pairs == ()
-    assert decode(values, sequence, canonical=False).pairs == ((0, 4),)
+    assert decode_structure(values, sequence).pairs == ()
+    assert decode_structure(values, sequence, canonical=False).pairs == ((0, 4),)
 
 
 def test_smallest_loop() -> None:
     values = score_map(4, {(0, 3): 0.9, (0, 1): 0.8})
-    assert decode(values, "GCAC").pairs == ()
-    assert decode(values, "GCAC", min_loop=2).pairs == ((0, 3),)
+    assert decode_structure(values, "GCAC").pairs == ()
+    assert decode_structure(values, "GCAC", min_loop=2).pairs == ((0, 3),)
     values = score_map(2, {(0, 1): 0.9})
     values[0, 0] = values[1, 1] = 1  # a nucleotide never pairs with itself
-    assert decode(values, "GC", min_loop=0).pairs == ((0, 1),)
-    assert decode(values, "GC", min_loop=1).pairs == ()
+    assert decode_structure(values, "GC", min_loop=0).pairs == ((0, 1),)
+    assert decode_structure(values, "GC", min_loop=1).pairs == ()
 
 
 @pytest.mark.parametrize("length", [0, 1])
 def test_nothing_to_pair(length: int) -> None:
-    structure = decode(np.zeros((length, length)), "A" * length, pseudoknots=True)
+    structure = decode_structure(np.zeros((length, length)), "A" * length, pseudoknots=True)
     assert (structure.pairs, structure.dot_bracket) == ((), "." * length)
 
 
 def test_ties_are_broken_the_same_way() -> None:
     values = np.full((30, 30), 0.75, dtype=np.float32)
-    found = {decode(values, "GC" * 15, pseudoknots=True).dot_bracket for _ in range(3)}
+    found = {decode_structure(values, "GC" * 15, pseudoknots=True).dot_bracket for _ in range(3)}
     assert len(found) == 1
     choice = best_nested(np.array([3, 3, 5]), np.array([9, 12, 10]), np.ones(3))
     assert choice.tolist() == [1, 2]
@@ -299,7 +307,7 @@ def test_dense_maps_reach_the_best_sum(seed: int) -> None:
             b = a + size - 1  # the last position of the stretch
             splits = [best[a, k - 1] + best[k + 1, b - 1] + values[k, b] - threshold for k in range(a, b - 3)]
             best[a, b] = max([best[a, b - 1], *splits])
-    pairs = decode(values, "A" * length, threshold=threshold, canonical=False).pairs
+    pairs = decode_structure(values, "A" * length, threshold=threshold, canonical=False).pairs
     assert sum(values[i, j] - threshold for i, j in pairs) == pytest.approx(best[0, length - 1], abs=1e-9)
 
 
@@ -312,7 +320,7 @@ def test_as_long_as_four_contexts() -> None:
     values[i, j] = values[j, i] = 0.5009765625
     places = np.arange(2046)
     values[places, length - 1 - places] = values[length - 1 - places, places] = 1
-    structure = decode(values, "G" * 2048 + "C" * 2048)
+    structure = decode_structure(values, "G" * 2048 + "C" * 2048)
     assert structure.dot_bracket == "(" * 2046 + "...." + ")" * 2046
 
 
@@ -333,22 +341,22 @@ def test_as_long_as_four_contexts() -> None:
 )
 def test_maps_that_are_none(values: np.ndarray, said: str) -> None:
     with pytest.raises(ModelError, match=said):
-        decode(values, "GAAAC")
+        decode_structure(values, "GAAAC")
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1, 1.5, float("nan")])
 def test_thresholds_out_of_range(threshold: float) -> None:
     with pytest.raises(ModelError, match=f"threshold must be at least 0 and below 1, not {threshold}"):
-        decode(np.zeros((5, 5)), "GAAAC", threshold=threshold)
+        decode_structure(np.zeros((5, 5)), "GAAAC", threshold=threshold)
 
 
 @pytest.mark.parametrize("min_loop", [-1, 2.5])
 def test_loops_out_of_range(min_loop: int) -> None:
     with pytest.raises(ModelError, match=f"min_loop must be a whole number from 0, not {min_loop}"):
-        decode(np.zeros((5, 5)), "GAAAC", min_loop=min_loop)
+        decode_structure(np.zeros((5, 5)), "GAAAC", min_loop=min_loop)
 
 
 def test_the_callers_map_is_not_changed() -> None:
     values = score_map(5, {(0, 4): 0.9})
     values.flags.writeable = False
-    assert decode(values, "GAAAC").pairs == ((0, 4),)
+    assert decode_structure(values, "GAAAC").pairs == ((0, 4),)
