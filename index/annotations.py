@@ -27,9 +27,9 @@ from index.annotation_tables import (
 )
 from index.errors import StoreError
 from index.info import checksum
+from index.schema import VIEWS
 from index.store import Store
 
-VIEWS = ("sequences", "records", "rejects", "embeddings")
 _NUMBER = r"-?(0|[1-9][0-9]{0,17})(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?"
 
 
@@ -133,19 +133,16 @@ def annotate(
 def _check_names(store: Store, tables: Mapping[str, Path]) -> None:
     if "?" in str(store.root):
         raise StoreError(f"{store.root}: DuckDB cannot write below a folder with '?' in its path; rename the folder")
-    reserved = {
-        row[0]
-        for row in duckdb.execute(
-            "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category = 'reserved'"
-        ).fetchall()
-    }
+    predicted = {name.lower() for name in store.predictions}
     for name in tables:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or name.lower() in reserved:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or name.lower() in duck.reserved_words():
             raise StoreError(
                 f"table name {name!r}: take letters, digits and _, beginning with a letter, and no SQL word"
             )
         if name.lower() in VIEWS:
             raise StoreError(f"table name {name!r} is taken by the store itself; choose another")
+        if name.lower() in predicted:
+            raise StoreError(f"table name {name!r} is taken by predictions of that name; choose another")
         if [other.lower() for other in tables].count(name.lower()) > 1:
             raise StoreError(f"table name {name!r} is given twice (case is ignored)")
 

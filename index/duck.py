@@ -5,10 +5,22 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+
+_TYPES = {
+    pa.string(): "VARCHAR",
+    pa.int64(): "BIGINT",
+    pa.int32(): "INTEGER",
+    pa.float64(): "DOUBLE",
+    pa.float32(): "FLOAT",
+    pa.float16(): "FLOAT",
+    pa.bool_(): "BOOLEAN",
+}
 
 
 def literal(text: str | os.PathLike[str]) -> str:
@@ -30,6 +42,33 @@ def parquet(paths: Iterable[Path], *, filename: bool = False) -> str:
     """A table function call that reads `paths` together; there must be at least one."""
     names = ", ".join(literal(escape_glob(path)) for path in paths)
     return f"read_parquet([{names}]{', filename = true' if filename else ''})"
+
+
+def type_name(type_: pa.DataType) -> str:
+    """DuckDB's name for what it reads a Parquet column of `type_` as.
+
+    Raises:
+        KeyError: the store has no columns of this type.
+    """
+    if pa.types.is_list(type_) or pa.types.is_fixed_size_list(type_):
+        return f"{type_name(type_.value_type)}[]"
+    return _TYPES[type_]
+
+
+def no_rows(schema: pa.Schema) -> str:
+    """A SELECT with the columns of `schema` and no rows."""
+    columns = ", ".join(f"NULL::{type_name(column.type)} AS {identifier(column.name)}" for column in schema)
+    return f"SELECT {columns} WHERE false"
+
+
+@lru_cache(maxsize=1)
+def reserved_words() -> frozenset[str]:
+    """Words that SQL keeps for itself, in small letters."""
+    with new_connection() as connection:
+        rows = connection.execute(
+            "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category = 'reserved'"
+        ).fetchall()
+    return frozenset(word.lower() for (word,) in rows)
 
 
 def new_connection(

@@ -1,4 +1,4 @@
-"""Which sequences match a condition in SQL over records and annotations.
+"""Which sequences match a condition in SQL over records, annotations and predictions.
 
 The condition is parsed, every column in it is resolved to its table, and only the tables it names are joined.
 """
@@ -15,6 +15,7 @@ import numpy as np
 from index import duck
 from index.annotation_tables import list_tables
 from index.errors import StoreError
+from index.predictions import make_views, schema_of
 from index.schema import RECORDS, SEQUENCES
 from index.sql import connect
 from index.store import Store
@@ -28,22 +29,27 @@ def matching_sequences(store: Store, where: str) -> np.ndarray:
 
     Columns are those of `sequences`, `records` and every annotation table; a name that several tables have is written
     table.column, except `id`, `seq_id`, `length` and `description`, which alone mean what they mean in a hit.
+    Columns of predictions are written set.column or, as in a hit, set_column. Without their set they are found only
+    where no table has the name, so that a name alone keeps its meaning when predictions come.
     A sequence matches if any of its rows matches (any combination of rows, where the condition names several tables);
     in a sequence without rows in a table that table's columns are NULL.
 
     Raises:
         StoreError: not one SQL condition, an unknown or ambiguous column, or a value that does not fit its column.
     """
-    tables = _columns(store)
-    with connect(store, vectors=False) as connection:
+    tables = _tables(store)
+    predicted = {name: schema_of(made).names for name, made in store.predictions.items()}
+    with connect(store, sets=False) as connection:
         try:
             tree = _parse(connection, where)
             used: set[str] = set()
-            _resolve(tree["statements"][0]["node"]["select_list"][0], tables, used)
+            _resolve(tree["statements"][0]["node"]["select_list"][0], tables, predicted, used)
             condition = _render(connection, tree)
+            # Sub-queries may name a set as well; looking for its name in the text finds it there.
+            make_views(connection, store, [name for name in predicted if name in used or name.lower() in where.lower()])
             joined = "".join(
                 f" LEFT JOIN {duck.identifier(table)} ON {duck.identifier(table)}.seq_id = sequences.seq_id"
-                for table in tables
+                for table in (*tables, *predicted)
                 if table in used and table != "sequences"
             )
             found = connection.execute(
@@ -54,8 +60,8 @@ def matching_sequences(store: Store, where: str) -> np.ndarray:
     return np.asarray(found, dtype=np.int64)
 
 
-def _columns(store: Store) -> dict[str, list[str]]:
-    """Columns by table, the store's own first."""
+def _tables(store: Store) -> dict[str, list[str]]:
+    """Columns by table without predictions, the store's own first."""
     own = {"sequences": SEQUENCES.names, "records": RECORDS.names}
     return {**own, **{table.name: table.columns for table in list_tables(store)}}
 
@@ -87,11 +93,10 @@ def _render(connection: duckdb.DuckDBPyConnection, tree: dict[str, Any]) -> str:
     return f"({str(row[0]).removeprefix('SELECT ') if row else ''}\n)"
 
 
-def _resolve(node: Any, tables: Mapping[str, list[str]], used: set[str]) -> None:
+def _resolve(node: Any, tables: Mapping[str, list[str]], predicted: Mapping[str, list[str]], used: set[str]) -> None:
     """Write the table before every column of `node`, in place, and note the tables in `used`."""
     for reference in _references(node, frozenset()):
-        names = reference["column_names"]
-        table, rest = _owner(names, tables)
+        table, rest = _owner(reference["column_names"], tables, predicted)
         used.add(table)
         reference["column_names"] = [table, *rest]
 
@@ -118,26 +123,41 @@ def _references(node: Any, bound: frozenset[str]) -> Iterator[dict[str, Any]]:
             yield from _references(value, bound)
 
 
-def _owner(names: list[str], tables: Mapping[str, list[str]]) -> tuple[str, list[str]]:
+def _owner(
+    names: list[str], tables: Mapping[str, list[str]], predicted: Mapping[str, list[str]]
+) -> tuple[str, list[str]]:
     """The table of a reference, and the rest of it: the column, then fields of a struct."""
-    folded = {table.lower(): table for table in tables}
+    everything = {**tables, **predicted}
+    folded = {table.lower(): table for table in everything}
     first = names[0].lower()
     if len(names) > 1 and first in folded:
         table = folded[first]
-        if names[1].lower() not in (column.lower() for column in tables[table]):
-            raise StoreError(f"no column {names[1]!r} in {table}; it has: {', '.join(tables[table])}")
+        if names[1].lower() not in (column.lower() for column in everything[table]):
+            raise StoreError(f"no column {names[1]!r} in {table}; it has: {', '.join(everything[table])}")
         return table, names[1:]
     if first in AS_IN_A_HIT:
         return AS_IN_A_HIT[first], names
-    everything = [(table, column) for table, columns in tables.items() for column in columns]
-    found = [(table, column) for table, column in everything if column.lower() == first]
-    # Else the name that a hit gives to a column of several tables.
-    found = found or [(table, column) for table, column in everything if f"{table}_{column}".lower() == first]
+    # A plain name; else the name that a hit gives to a column of several tables, or to a predicted one.
+    found = (
+        _columns_called(first, tables)
+        or _columns_called(first, everything, prefixed=True)
+        or _columns_called(first, predicted)
+    )
     if not found:
-        known = "; ".join(f"{table}: {', '.join(columns)}" for table, columns in tables.items())
+        known = "; ".join(f"{table}: {', '.join(columns)}" for table, columns in everything.items())
         raise StoreError(f"no column {names[0]!r}; there are: {known}. Text values stand in single quotes")
     if len(found) > 1:
         candidates = " or ".join(f"{table}.{column}" for table, column in found)
         raise StoreError(f"column {names[0]!r} is ambiguous: write {candidates}")
     table, column = found[0]
     return table, [column, *names[1:]]
+
+
+def _columns_called(name: str, tables: Mapping[str, list[str]], *, prefixed: bool = False) -> list[tuple[str, str]]:
+    """Table and column of all that are called `name`, in small letters, with or without their table before it."""
+    return [
+        (table, column)
+        for table, columns in tables.items()
+        for column in columns
+        if name == (f"{table}_{column}" if prefixed else column).lower()
+    ]

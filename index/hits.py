@@ -11,6 +11,7 @@ from index import duck
 from index.annotation_tables import ALIAS, AnnotationTable, attach, list_tables, live_database
 from index.errors import StoreError
 from index.exact import NO_HIT
+from index.predictions import hit_columns, predictions_of
 from index.search import Searcher
 from index.store import Store
 
@@ -34,13 +35,14 @@ def hit_table(
         seq_ids: (Q, k) int64 as `Searcher.search` gives them; -1 is no hit and gives no row.
         scores: (Q, k) float32.
         columns: which columns, in this order; if None query, rank (from 1), id, score, length, description, then the
-            annotation columns: of a sequence with several annotation rows the first, of one without NULL.
+            annotation columns: of a sequence with several annotation rows the first, of one without NULL. Predictions
+            are asked for as `<set>_<column>`; NULL where a sequence has none.
 
     Raises:
         StoreError: an unknown column; the message lists all.
     """
     wanted = check_columns(store, columns)
-    annotation = _annotation_columns(list_tables(store))
+    annotation, predicted = _columns(store)
     lines, ranks = np.nonzero(seq_ids != NO_HIT)
     found = seq_ids[lines, ranks]
     distinct, places = np.unique(found, return_inverse=True)
@@ -51,10 +53,11 @@ def hit_table(
         "score": pa.array(scores[lines, ranks], type=pa.float32()),
         **{name: catalog[name] for name in catalog.column_names},
     }
-    asked = {name: annotation[name] for name in wanted if name in annotation}
-    if asked:
-        extra = _annotations_of(store, distinct, asked).take(pa.array(places))
-        parts.update({name: extra[name] for name in asked})
+    for known, look_up in ((annotation, _annotations_of), (predicted, predictions_of)):
+        asked = {name: known[name] for name in wanted if name in known}
+        if asked:
+            extra = look_up(store, distinct, asked).take(pa.array(places))
+            parts.update({name: extra[name] for name in asked})
     return pa.table({name: parts[name] for name in wanted})
 
 
@@ -64,9 +67,10 @@ def check_columns(store: Store, columns: Sequence[str] | None) -> list[str]:
     Raises:
         StoreError: an unknown column (the message lists all), or one that is asked for twice.
     """
-    known = available_columns(store)
+    annotation, predicted = _columns(store)
     if columns is None:
-        return [name for name in known if name not in ON_REQUEST]
+        return [*BASE, *annotation]
+    known = [*BASE, *annotation, *predicted, *ON_REQUEST]
     unknown = [name for name in columns if name not in known]
     if unknown:
         raise StoreError(f"no column {unknown[0]!r}; there are: {', '.join(known)}")
@@ -76,8 +80,9 @@ def check_columns(store: Store, columns: Sequence[str] | None) -> list[str]:
 
 
 def available_columns(store: Store) -> list[str]:
-    """All columns a hit can have; the last two, seq_id and n_records, are shown on request only."""
-    return [*BASE, *_annotation_columns(list_tables(store)), *ON_REQUEST]
+    """All columns a hit can have; predictions, and the last two, seq_id and n_records, are shown on request only."""
+    annotation, predicted = _columns(store)
+    return [*BASE, *annotation, *predicted, *ON_REQUEST]
 
 
 def resolve_ids(store: Store, ids: Sequence[str]) -> tuple[list[str], np.ndarray]:
@@ -113,6 +118,12 @@ def resolve_ids(store: Store, ids: Sequence[str]) -> tuple[list[str], np.ndarray
                 "search by the sequence itself instead"
             )
     return list(ids), np.array([found[id_][0] for id_ in ids], dtype=np.int64)
+
+
+def _columns(store: Store) -> tuple[dict[str, tuple[str, str]], dict[str, tuple[str, str]]]:
+    """Columns of annotations and of predictions: name in a hit -> table or set, and column."""
+    annotation = _annotation_columns(list_tables(store))
+    return annotation, hit_columns(store, [*BASE, *annotation, *ON_REQUEST])
 
 
 def _annotation_columns(tables: Sequence[AnnotationTable]) -> dict[str, tuple[str, str]]:

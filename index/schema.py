@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 FORMAT_VERSION = 1
+VIEWS = ("sequences", "records", "rejects", "embeddings")  # what the store itself is called in SQL
 FOOTER_KEY = b"raypipe"
 
 SEQUENCES = pa.schema(
@@ -41,6 +42,7 @@ REJECTS = pa.schema(
 )
 
 VECTOR_TYPES = {"float16": pa.float16(), "float32": pa.float32()}
+PROBLEMS = ("multiclass", "binary", "multilabel", "regression")
 
 
 def vector_type(dimension: int, dtype: str) -> pa.FixedSizeListType:
@@ -54,6 +56,10 @@ def vector_type(dimension: int, dtype: str) -> pa.FixedSizeListType:
     return pa.list_(pa.field("element", VECTOR_TYPES[dtype], nullable=False), dimension)
 
 
+def _list_of(element: pa.DataType, *, nullable: bool = False) -> pa.ListType:
+    return pa.list_(pa.field("element", element, nullable=nullable))
+
+
 def embeddings_schema(dimension: int, dtype: str) -> pa.Schema:
     """One pooled vector per distinct sequence."""
     vector = pa.field("embedding", vector_type(dimension, dtype), nullable=False)
@@ -62,8 +68,73 @@ def embeddings_schema(dimension: int, dtype: str) -> pa.Schema:
 
 def tokens_schema(dimension: int, dtype: str) -> pa.Schema:
     """One row of `dimension` values per nucleotide, special tokens excluded."""
-    values = pa.list_(pa.field("element", vector_type(dimension, dtype), nullable=False))
+    values = _list_of(vector_type(dimension, dtype))
     return pa.schema([SEQUENCES.field("seq_id"), pa.field("values", values, nullable=False)])
+
+
+def predictions_schema(task: str, problem: str | None, num_labels: int, dtype: str = "float32") -> pa.Schema:
+    """One row per sequence: what one head, or one use of the masked language model, says of it.
+
+    seq_id, then, for a sequence of L nucleotides (specials excluded; C = `num_labels`):
+
+        sequence   multiclass: label, probability (of that label), probabilities [C]; binary: positive, probability;
+                   multilabel: labels, probabilities [C]; regression: value, or values [C] where C > 1
+        token      multiclass: labels [L], probabilities [L][C]; binary: probabilities [L];
+                   multilabel: probabilities [L][C]; regression: values [L], or [L][C] where C > 1
+        contact    i, j, score, each [pairs], 0-based with i < j; label [pairs] where C > 1;
+                   dot_bracket where binary with C = 1
+        structure  dot_bracket; i, j, score, each [pairs]
+        pll        pll (natural logarithm, summed over the scored nucleotides), scored (how many), pseudo_perplexity
+                   (NULL where none is scored)
+        logits     logits [L][C] of `dtype`, C the size of the vocabulary
+        variants   scores [L][4]: log p(alternative) - log p(reference) for A C G U; NULL at a letter that is none
+
+    Args:
+        task: "sequence", "token", "contact", "structure", "pll", "logits" or "variants".
+        problem: "multiclass", "binary", "multilabel" or "regression"; of the first three tasks only.
+        dtype: "float16" or "float32", of logits; everything else has the type above.
+
+    Raises:
+        ValueError: no such task, problem or dtype, or `num_labels` below 1.
+    """
+    if num_labels < 1:
+        raise ValueError(f"predictions have at least one label or output, not {num_labels}")
+    if task in ("sequence", "token", "contact") and problem not in PROBLEMS:
+        raise ValueError(f"a {task} head's problem is one of {', '.join(PROBLEMS)}, not {problem!r}")
+    row = vector_type(num_labels, "float32")
+    pairs = {"i": _list_of(pa.int32()), "j": _list_of(pa.int32()), "score": _list_of(pa.float32())}
+    columns: dict[str, pa.DataType]
+    if task == "sequence":
+        columns = {
+            "multiclass": {"label": pa.string(), "probability": pa.float32(), "probabilities": row},
+            "binary": {"positive": pa.bool_(), "probability": pa.float32()},
+            "multilabel": {"labels": _list_of(pa.string()), "probabilities": row},
+            "regression": {"value": pa.float32()} if num_labels == 1 else {"values": row},
+        }[str(problem)]
+    elif task == "token":
+        columns = {
+            "multiclass": {"labels": _list_of(pa.string()), "probabilities": _list_of(row)},
+            "binary": {"probabilities": _list_of(pa.float32())},
+            "multilabel": {"probabilities": _list_of(row)},
+            "regression": {"values": _list_of(pa.float32() if num_labels == 1 else row)},
+        }[str(problem)]
+    elif task == "contact":
+        labels = {"label": _list_of(pa.string())} if num_labels > 1 else {}
+        structure = {"dot_bracket": pa.string()} if problem == "binary" and num_labels == 1 else {}
+        columns = {**pairs, **labels, **structure}
+    elif task == "structure":
+        columns = {"dot_bracket": pa.string(), **pairs}
+    elif task == "pll":
+        columns = {"pll": pa.float64(), "scored": pa.int32(), "pseudo_perplexity": pa.float64()}
+    elif task == "logits":
+        columns = {"logits": _list_of(vector_type(num_labels, dtype))}
+    elif task == "variants":
+        columns = {"scores": _list_of(vector_type(4, "float32"), nullable=True)}
+    else:
+        raise ValueError(f"no predictions of kind {task!r}")
+    nullable = {"pseudo_perplexity"}
+    fields = [pa.field(name, type_, nullable=name in nullable) for name, type_ in columns.items()]
+    return pa.schema([SEQUENCES.field("seq_id"), *fields])
 
 
 def with_footer(schema: pa.Schema, footer: dict[str, Any]) -> pa.Schema:

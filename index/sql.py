@@ -4,55 +4,58 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from index import duck
 from index.annotation_tables import ALIAS, attach, list_tables, live_database
 from index.errors import StoreError
 from index.info import current_info
-from index.schema import RECORDS, REJECTS, SEQUENCES, read_footer
-from index.store import Embedding, Store
+from index.parts import fitting_parts
+from index.predictions import make_views
+from index.schema import RECORDS, REJECTS, SEQUENCES, embeddings_schema
+from index.store import Store
 
-_TYPES = {pa.string(): "VARCHAR", pa.int64(): "BIGINT", pa.int32(): "INTEGER"}
-_VIEWS = {"sequences": SEQUENCES, "records": RECORDS, "rejects": REJECTS}
+_TABLES = {"sequences": SEQUENCES, "records": RECORDS, "rejects": REJECTS}
 _EXPLAIN = re.compile(r"\s*EXPLAIN(\s+ANALYZE)?\b(.*)", re.IGNORECASE | re.DOTALL)
 ALLOWED = "one SELECT, EXPLAIN, DESCRIBE or SHOW statement"
 
 
 def connect(
-    store: Store, *, memory_limit: str | None = None, threads: int | None = None, vectors: bool = True
+    store: Store, *, memory_limit: str | None = None, threads: int | None = None, sets: bool = True
 ) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection with the views sequences, records, rejects, embeddings, and one per annotation table.
+    """A DuckDB connection with the views sequences, records, rejects, embeddings, annotation tables and predictions.
 
     It is a snapshot of the store at this moment. `embeddings` (seq_id, embedding FLOAT[]) is the set that is indexed,
-    else the store's default. The connection reads no file outside of the store's folder, fetches no extension, and its
-    configuration is locked; the annotation database is attached read-only. It could still write files below the store:
-    `query` admits reading statements only, so give strangers that.
+    else the store's default; every annotation table and every set of predictions (schema.predictions_schema) is a view
+    of its own name. Parts that were made for another set of that name do not count. The connection reads no file
+    outside of the store's folder, fetches no extension, and its configuration is locked; the annotation database is
+    attached read-only. It could still write files below the store: `query` admits reading statements only, so give
+    strangers that.
 
     Args:
         memory_limit: such as "4GB"; DuckDB's default if None.
         threads: at most so many; all cores if None.
-        vectors: whether to make the view `embeddings`, which reads the footer of every part.
+        sets: whether to make the views of vectors and predictions, which reads the footer of every part.
+
+    Raises:
+        StoreError: a file of the store is damaged.
     """
     connection = duck.new_connection(memory_limit, threads)
-    for name, schema in _VIEWS.items():
+    for name, schema in _TABLES.items():
         paths = store.parts(name)
-        empty = ", ".join(f"NULL::{_TYPES[column.type]} AS {duck.identifier(column.name)}" for column in schema)
-        _view(connection, name, f"FROM {duck.parquet(paths)}" if paths else f"SELECT {empty} WHERE false")
-    if vectors:
-        paths = _vector_paths(store)
-        empty = "SELECT NULL::BIGINT AS seq_id, NULL::FLOAT[] AS embedding WHERE false"
-        _view(connection, "embeddings", f"FROM {duck.parquet(paths)}" if paths else empty)
+        _view(connection, name, f"FROM {duck.parquet(paths)}" if paths else duck.no_rows(schema))
+    if sets:
+        _view(connection, "embeddings", _vectors(store))
     database = live_database(store)
     if database is not None:
         attach(connection, database)
         for table in list_tables(store):
             _view(connection, table.name, f"FROM {ALIAS}.main.{duck.identifier(table.name)}")
+    if sets:
+        make_views(connection, store, store.predictions)
     # Both spellings: a path is compared as written, and the views write glob characters in brackets.
     folders = {f"{store.root}/", f"{duck.escape_glob(store.root)}/"}
     connection.execute(f"SET allowed_directories = [{', '.join(duck.literal(folder) for folder in sorted(folders))}]")
@@ -125,18 +128,10 @@ def _view(connection: duckdb.DuckDBPyConnection, name: str, source: str) -> None
         ) from error
 
 
-def _vector_paths(store: Store) -> list[Path]:
+def _vectors(store: Store) -> str:
+    """SQL for the set of vectors that is indexed, else the first."""
     info = current_info(store)
     known = store.embeddings
-    if not known:
-        return []
-    embedding = known[info.embeddings] if info and info.embeddings in known else store.embedding()
-    return [path for path in store.embedding_parts(embedding.name) if _fits(path, embedding)]
-
-
-def _fits(path: Path, embedding: Embedding) -> bool:
-    """Whether a part is of the set's model; a damaged one is left for DuckDB to complain of when it is read."""
-    try:
-        return read_footer(pq.read_schema(path).metadata).get("fingerprint") == embedding.fingerprint
-    except (pa.ArrowException, OSError, ValueError):
-        return True
+    chosen = info.embeddings if info and info.embeddings in known else None
+    paths = fitting_parts(store, store.embedding(chosen)) if known else []
+    return f"FROM {duck.parquet(paths)}" if paths else duck.no_rows(embeddings_schema(1, "float32"))

@@ -1,12 +1,13 @@
 """The store: one folder that holds an atlas, and `store.json`, the manifest of what is in it.
 
     atlas/
-      store.json                   this manifest: format, ingested sources, embeddings with their fingerprints
+      store.json                   this manifest: format, ingested sources, embeddings, predictions, with fingerprints
       sequences/part-*.parquet     distinct sequences (schema.SEQUENCES), seq_id dense and stable, by length per ingest
       records/part-*.parquet       records as given (schema.RECORDS): many may share one sequence
       rejects/part-*.parquet       what was refused, and why (schema.REJECTS)
       embeddings/<name>/part-*     one vector per sequence; plan.parquet beside them lists the shards
       tokens/<name>/part-*         one vector per nucleotide
+      predictions/<name>/part-*    one row per sequence (schema.predictions_schema); plan.parquet as above
       index/<version>/             immutable FAISS index; CURRENT names the live one
       annotations/<version>.duckdb immutable annotation tables; CURRENT names the live one
 
@@ -21,20 +22,19 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from index import files
 from index.errors import StoreError
 from index.lock import writer_lock
 from index.schema import FORMAT_VERSION
+from index.sets import Embedding, OnLong, Pooling, Prediction, ShardedSet, VectorDtype
+
+__all__ = ["Embedding", "OnLong", "Pooling", "Prediction", "ShardedSet", "Source", "Store", "VectorDtype", "is_store"]
 
 MANIFEST = "store.json"
-
-Pooling = Literal["mean", "cls", "max"]
-OnLong = Literal["window", "truncate", "reject"]
-VectorDtype = Literal["float16", "float32"]
 
 
 @dataclass(frozen=True)
@@ -56,32 +56,6 @@ class Source:
     rejected: int
     seq_lo: int
     seq_hi: int
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """One set of vectors: a model, layer and pooling over the sequences of the store.
-
-    Attributes:
-        fingerprint: sha256 over the model's fingerprint, layer, pooling and the policy for long sequences.
-        model: what the user named; `model_path` is where it was loaded from.
-        dimension: values per vector; `dtype` float16 or float32 as stored.
-    """
-
-    name: str
-    fingerprint: str
-    model: str
-    model_path: str
-    model_fingerprint: str
-    dimension: int
-    dtype: VectorDtype
-    pooling: Pooling
-    layer: int
-    on_long: OnLong
-    per_token: bool
-    shard_tokens: int
-    settings: dict[str, Any] = field(default_factory=dict)
-    metric: str = "cosine"
 
 
 class Store:
@@ -109,7 +83,7 @@ class Store:
             if version == FORMAT_VERSION:
                 store = cls(root, manifest)
                 # Read once, so that whatever is wrong in them is said here and now.
-                _ = (store.sources, store.embeddings)
+                _ = (store.sources, store.embeddings, store.predictions)
                 return store
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"{file}: damaged manifest ({error}); restore it from a copy or ingest anew") from error
@@ -170,6 +144,11 @@ class Store:
         """Sets of vectors by name; the first made is the default."""
         return {name: Embedding(name=name, **value) for name, value in self._manifest["embeddings"].items()}
 
+    @property
+    def predictions(self) -> dict[str, Prediction]:
+        """Sets of predictions by name, in the order in which they were begun; none in stores of before they were."""
+        return {name: Prediction(name=name, **value) for name, value in self._manifest.get("predictions", {}).items()}
+
     def embedding(self, name: str | None = None) -> Embedding:
         """The set called `name`, or the only (else the first) one.
 
@@ -185,28 +164,51 @@ class Store:
             raise StoreError(f"{self.root}: no embeddings called {name!r}; there are: {', '.join(known)}")
         return known[name]
 
+    def prediction(self, name: str) -> Prediction:
+        """The set of predictions called `name`.
+
+        Raises:
+            StoreError: there is none of that name.
+        """
+        known = self.predictions
+        if name not in known:
+            listed = f"there are: {', '.join(known)}" if known else f"make some with: raypipe predict {self.root}"
+            raise StoreError(f"{self.root}: no predictions called {name!r}; {listed}")
+        return known[name]
+
     def add_source(self, source: Source) -> None:
         """Commit one ingested input; its part files must already stand. Call under `lock()`."""
         self._save({**self._manifest, "sources": [*self._manifest["sources"], asdict(source)]})
 
     def put_embedding(self, embedding: Embedding) -> None:
         """Add or replace the manifest's entry of one set of vectors. Call under `lock()`."""
-        value = asdict(embedding)
-        name = value.pop("name")
-        self._save({**self._manifest, "embeddings": {**self._manifest["embeddings"], name: value}})
+        self._put(embedding)
+
+    def put_prediction(self, prediction: Prediction) -> None:
+        """Add or replace the manifest's entry of one set of predictions. Call under `lock()`."""
+        self._put(prediction)
 
     def parts(self, kind: str) -> list[Path]:
         """Part files of "sequences", "records" or "rejects" that belong to committed sources, in order.
 
-        Rejects of embedding runs (`part-embed-*`) are included.
+        Rejects of embedding and prediction runs (`part-embed-*`, `part-predict-*`) are included.
         """
         committed = {f"{source.ingest:05d}" for source in self.sources}
         found = sorted((self.root / kind).glob("part-*.parquet"))
-        return [path for path in found if path.name.split("-")[1] in committed | {"embed"}]
+        return [path for path in found if path.name.split("-")[1] in committed | {"embed", "predict"}]
+
+    def set_parts(self, made: ShardedSet, folder: str | None = None) -> list[Path]:
+        """Finished shard files of one set in `folder` (its main one if None), in order."""
+        return sorted((self.root / (folder or made.main) / made.name).glob("part-*.parquet"))
 
     def embedding_parts(self, name: str, kind: str = "embeddings") -> list[Path]:
         """Finished shard files of one set of vectors ("embeddings" or "tokens"), in order."""
         return sorted((self.root / kind / name).glob("part-*.parquet"))
+
+    def _put(self, made: ShardedSet) -> None:
+        value = asdict(made)
+        name = value.pop("name")
+        self._save({**self._manifest, made.main: {**self._manifest.get(made.main, {}), name: value}})
 
     def _save(self, manifest: dict[str, Any]) -> None:
         files.write_json(self.root / MANIFEST, manifest, self.root)

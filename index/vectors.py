@@ -43,7 +43,7 @@ def finished_parts(store: Store, embedding: Embedding) -> list[Part]:
     Raises:
         StoreError: a file is damaged, of another model, layer or pooling, or of another dimension.
     """
-    return [_open_part(store, embedding, path) for path in store.embedding_parts(embedding.name)]
+    return [_open_part(store, embedding, path) for path in store.set_parts(embedding)]
 
 
 def batches(parts: Sequence[Part], dimension: int) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from model import registry
+from model import head_files, registry
 from model.config import AidoRnaConfig, read_json
 from model.errors import CheckpointError
-from model.files import PICKLE, SAFETENSORS, find_weights
-from model.identity import fingerprint
+from model.files import PICKLE, SAFETENSORS, find_weights, tensor_shapes
+from model.head_files import HeadFile
+from model.identity import checkpoint_folder, fingerprint
+from model.predictions import Decision
 from raypipe.errors import RaypipeError
 
 # Pickles are fetched only where there is nothing better.
 SAFE_FILES = ["*.json", "*.safetensors", "vocab.txt"]
 PICKLES = ["*.bin"]
+HOW_TO_TRAIN = "train one on labelled sequences, as the README shows, and give its file"
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,62 @@ def find_checkpoint(model: str) -> Checkpoint:
         fingerprint=fingerprint(folder),
         config=AidoRnaConfig.from_json(folder),
         trained=own.get("trained", entry.trained if entry else True),
+    )
+
+
+def find_heads(checkpoint: Checkpoint, names: Sequence[str]) -> list[HeadFile]:
+    """The heads that are asked for, in that order, each fit to predict.
+
+    Args:
+        names: the checkpoint's own heads by their kind, adapters in its folder heads/ by their files' stems, or files
+            of adapters anywhere (a path that ends in .safetensors).
+
+    Raises:
+        RaypipeError: there is no such head, its weights were never trained, it belongs to another checkpoint, or two of
+            them have one name.
+        model.errors.ModelError: its file is damaged, or nobody knows what it predicts.
+    """
+    if not names:
+        return []
+    known = head_files.find_heads(checkpoint_folder(checkpoint.path))
+    found = [_find_head(checkpoint, known, name) for name in names]
+    for place, head in enumerate(found):
+        if head.name.lower() in [earlier.name.lower() for earlier in found[:place]]:
+            raise RaypipeError(f"two heads are called {head.name!r}; name each once, and rename a file that is another")
+        if head.trained is False:
+            raise RaypipeError(
+                f"the head {head.name!r} of {checkpoint.name} was never trained: its weights are random, and what it "
+                f"predicts would mean nothing; {HOW_TO_TRAIN}"
+            )
+        if head.trunk and head.trunk != checkpoint.fingerprint:
+            raise RaypipeError(
+                f"{head.path}: was trained on another model than {checkpoint.asked} (fingerprint {head.trunk[:12]}, "
+                f"here {checkpoint.fingerprint[:12]}), so what it reads there means nothing to it; give its own with "
+                f"--model"
+            )
+        Decision(head.name, head.config)  # refuses what nobody can put in words
+    return found
+
+
+def has_lm_head(checkpoint: Checkpoint) -> bool:
+    """Whether the checkpoint's weights have a masked-LM head."""
+    weights = find_weights(checkpoint_folder(checkpoint.path))
+    return weights is not None and any(name.startswith("lm_head.") for name in tensor_shapes(weights))
+
+
+def _find_head(checkpoint: Checkpoint, known: dict[str, HeadFile], name: str) -> HeadFile:
+    if name.endswith(".safetensors"):
+        head = head_files.read_head_file(Path(name))
+        own = known.get(head.name)
+        if own is not None and own.fingerprint != head.fingerprint:
+            raise RaypipeError(f"{name}: {checkpoint.name} has another head called {head.name!r}; rename the file")
+        return head
+    if name in known:
+        return known[name]
+    there = f"it has: {', '.join(known)}" if known else "it has none"
+    raise RaypipeError(
+        f"{checkpoint.name} has no head {name!r}; {there}. Name one of them or an adapter's file (NAME.safetensors), "
+        f"or {HOW_TO_TRAIN}"
     )
 
 

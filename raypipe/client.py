@@ -19,10 +19,12 @@ from index.annotation_tables import list_tables
 from index.errors import StoreError
 from index.info import current_info
 from index.search import Searcher
+from index.sets import ShardedSet
 from index.store import Embedding, Store
 from raypipe.cleaning import clean
-from raypipe.completeness import check_embedding
+from raypipe.completeness import check_set, check_sources
 from raypipe.errors import RaypipeError, UsageError
+from raypipe.wording import participle
 
 if TYPE_CHECKING:
     from model import Model
@@ -265,6 +267,7 @@ def describe_atlas(store: Store) -> dict[str, Any]:
     """The content of a store as plain values."""
     counted = sql.query(store, "SELECT coalesce(sum(length), 0) AS n, coalesce(max(length), 0) AS m FROM sequences")
     nucleotides, longest = (int(counted[name][0].as_py()) for name in ("n", "m"))
+    missing = check_sources(store)
     return {
         "path": str(store.root),
         "sources": [{"path": s.path, "records": s.records, "rejected": s.rejected} for s in store.sources],
@@ -281,18 +284,32 @@ def describe_atlas(store: Store) -> dict[str, Any]:
                 "pooling": e.pooling,
                 "layer": e.layer,
                 "dtype": e.dtype,
-                **_state(store, e),
+                **_state(store, e, missing),
             }
             for e in store.embeddings.values()
+        ],
+        "predictions": [
+            {
+                "name": p.name,
+                "model": p.model,
+                "task": p.task,
+                "problem": p.problem,
+                "head": p.head,
+                "labels": [] if p.task == "logits" else p.labels,
+                "threshold": p.threshold,
+                "method": p.method,
+                **_state(store, p, missing),
+            }
+            for p in store.predictions.values()
         ],
         "index": _index_summary(store),
         "annotations": {table.name: table.columns for table in list_tables(store)},
     }
 
 
-def _state(store: Store, embedding: Embedding) -> dict[str, Any]:
-    state = check_embedding(store, embedding)
-    return {"embedded": state.embedded, "failed": state.failed, "missing": list(state.messages)}
+def _state(store: Store, made: ShardedSet, missing: list[str]) -> dict[str, Any]:
+    state = check_set(store, made)
+    return {participle(made): state.made, "failed": state.failed, "missing": [*missing, *state.messages]}
 
 
 def _index_summary(store: Store) -> dict[str, Any] | None:

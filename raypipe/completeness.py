@@ -1,32 +1,33 @@
 """The two sums that must add up, read back from disk: nothing is lost silently.
 
 records in = records + rejected          (per ingested source)
-sequences  = embedded + failed           (per set of vectors; what failed stands in rejects/)
+sequences  = made + failed               (per set of vectors or predictions; what failed stands in rejects/)
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from index.store import Embedding, Store
-from raypipe.plan import Shard, count_failed, read_plan, unfinished
+from index.sets import ShardedSet
+from index.store import Store
+from raypipe.plan import Shard, Task, read_plan
+from raypipe.shard_files import count_failed, count_rows, part_path, unfinished
+from raypipe.wording import participle
 
 
 @dataclass(frozen=True)
 class Completeness:
-    """What stands on disk against what was asked for.
+    """What stands on disk of one set against what was asked for.
 
     Attributes:
-        missing_shards: numbers of planned shards without a whole file.
-        messages: every shortfall in words; empty when both sums add up.
+        made, failed: sequences that the set holds, and that stand in rejects/.
+        missing_shards: numbers of planned shards without whole files.
+        messages: every shortfall in words; empty when the sum adds up.
     """
 
     sequences: int
-    embedded: int
+    made: int
     failed: int
     shards: int
     missing_shards: tuple[int, ...]
@@ -34,12 +35,12 @@ class Completeness:
 
     @property
     def complete(self) -> bool:
-        """Whether both sums add up."""
+        """Whether the sum adds up."""
         return not self.messages
 
 
 def check_sources(store: Store) -> list[str]:
-    """Shortfalls of records/ and rejects/ against the manifest's counts, in words."""
+    """Shortfalls of sequences/, records/ and rejects/ against the manifest's counts, in words."""
     messages = []
     for source in store.sources:
         counts = {
@@ -49,7 +50,7 @@ def check_sources(store: Store) -> list[str]:
         }
         for kind, expected in counts.items():
             parts = [p for p in store.parts(kind) if p.name.startswith(f"part-{source.ingest:05d}-")]
-            found = sum(_rows(part) for part in parts)
+            found = sum(count_rows(part) for part in parts)
             if found != expected:
                 messages.append(
                     f"{source.path}: {found} rows in {kind}/ where {expected} were ingested (restore the folder from a "
@@ -58,33 +59,23 @@ def check_sources(store: Store) -> list[str]:
     return messages
 
 
-def check_embedding(store: Store, embedding: Embedding) -> Completeness:
-    """Count what `embedding` holds on disk."""
-    shards = read_plan(store, embedding.name)
-    missing = unfinished(store, embedding, shards)
+def check_set(store: Store, made: ShardedSet) -> Completeness:
+    """Count what one set holds on disk."""
+    shards = read_plan(store, made)
+    missing = unfinished(store, made, shards)
     absent = {shard.number for shard in missing}
-    folder = store.root / "embeddings" / embedding.name
-    done = [folder / shard.file_name for shard in shards if shard.number not in absent]
-    embedded = sum(_rows(path) for path in done)
-    failed = sum(count_failed(store, embedding, shard) for shard in shards if shard.number not in absent)
-    messages = check_sources(store)
+    finished = [shard for shard in shards if shard.number not in absent]
+    rows = sum(count_rows(part_path(store, made, shard)) for shard in finished)
+    failed = sum(count_failed(store, made, shard) for shard in finished)
+    messages = []
     if missing:
         messages.append(f"{len(missing)} of {len(shards)} shards unfinished: {shard_names(missing)}")
-    if embedded + failed != store.num_sequences:
-        messages.append(f"{embedded} embedded and {failed} failed of {store.num_sequences} sequences")
-    numbers = tuple(shard.number for shard in missing)
-    return Completeness(store.num_sequences, embedded, failed, len(shards), numbers, tuple(messages))
+    if rows + failed != store.num_sequences:
+        messages.append(f"{rows} {participle(made)} and {failed} failed of {store.num_sequences} sequences")
+    return Completeness(store.num_sequences, rows, failed, len(shards), tuple(sorted(absent)), tuple(messages))
 
 
-def shard_names(shards: list[Shard], most: int = 5) -> str:
+def shard_names(shards: Sequence[Shard] | Sequence[Task], most: int = 5) -> str:
     """The first of `shards`, by number and by the sequences that they hold."""
     named = [f"{s.number} (seq_id {s.seq_lo} to {s.seq_hi - 1})" for s in sorted(shards, key=lambda s: s.number)[:most]]
     return ", ".join([*named, *(["..."] if len(shards) > most else [])])
-
-
-def _rows(part: Path) -> int:
-    """Rows of a part file; a damaged one has none that can be read."""
-    try:
-        return pq.read_metadata(part).num_rows
-    except (OSError, pa.ArrowException):
-        return 0

@@ -19,11 +19,11 @@ from rich.table import Table
 from index.annotations import annotate
 from index.build import build_index
 from index.store import Store
-from raypipe.cli.progress import EmbedProgress, say
+from raypipe.cli.progress import RunProgress, say
 from raypipe.client import Atlas
 from raypipe.ingest import ingest
 from raypipe.pipeline import embed
-from raypipe.reports import embed_summary, ingest_summary
+from raypipe.reports import ingest_summary, run_summary
 from raypipe.settings import EmbedSettings
 
 DATA = Path(__file__).resolve().parent / "demo_data"
@@ -64,9 +64,9 @@ def run_demo(folder: Path) -> None:
 
     console.print(f"[bold]raypipe demo[/bold]: real non-coding RNA from FASTA to annotated hits, in {folder}\n")
     say(ingest_summary("demo.fasta.gz", step("ingest", read)))
-    with closing(EmbedProgress()) as progress:
+    with closing(RunProgress()) as progress:
         report = step("embed", lambda: embed(store, EmbedSettings(model="nano"), progress))
-    say(embed_summary(store, report))
+    say(run_summary(store, report))
     info = step("index", make_index)
     say(f"index: {info.type}, {info.rows:,} vectors")
     tables = step("annotate", add_annotations)

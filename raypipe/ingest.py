@@ -140,7 +140,7 @@ def _stage(path: str, records: Iterator[Record | BadRow], work: Path, progress: 
         pq.ParquetWriter(staged.rejects, REJECTS, compression="zstd") as bad_file,
     ):
         for record in records:
-            canonical, reason = _judge(record)
+            canonical, reason = judge(record)
             if isinstance(record, Record) and reason is None:
                 sequence = canonical.decode("ascii")
                 good.append((staged.accepted, record.id, record.description, md5(canonical), len(sequence), sequence))
@@ -161,7 +161,7 @@ def _stage(path: str, records: Iterator[Record | BadRow], work: Path, progress: 
     return staged
 
 
-def _judge(record: Record | BadRow) -> tuple[bytes, str | None]:
+def judge(record: Record | BadRow) -> tuple[bytes, str | None]:
     """The canonical sequence and None, or b"" and why the record is refused."""
     if isinstance(record, BadRow):
         return b"", record.reason

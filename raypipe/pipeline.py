@@ -1,38 +1,46 @@
-"""Embed a store: resolve the model, plan, run the shards, and count what stands on disk."""
+"""Make sets of vectors and predictions of a store: plan, run the shards, and count what stands on disk."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
-from index import files
 from index.errors import StoreError
-from index.store import Embedding, Store
+from index.sets import ShardedSet
+from index.store import Store
 from raypipe import plan, ray_runtime, resources
-from raypipe.actors import EmbedJob, EmbedShards, Receipt
-from raypipe.checkpoints import Checkpoint, find_checkpoint
-from raypipe.completeness import Completeness, check_embedding, shard_names
-from raypipe.errors import IncompleteError, RaypipeError, disk_error
+from raypipe.actors import Job, Receipt, ShardActor
+from raypipe.checkpoints import Checkpoint, find_checkpoint, find_heads
+from raypipe.completeness import Completeness, check_set, check_sources, shard_names
+from raypipe.errors import IncompleteError, RaypipeError, UsageError, disk_error
 from raypipe.interrupts import interruptible
-from raypipe.plan import Shard
-from raypipe.settings import EmbedSettings
-from raypipe.vectors import describe, has_begun
+from raypipe.outputs import Ask
+from raypipe.plan import Task
+from raypipe.predictions import describe_heads, describe_mlm
+from raypipe.sets import begin, has_begun, put, settle
+from raypipe.settings import EmbedSettings, MlmSettings, PredictSettings, RunSettings
+from raypipe.shard_files import remove_strays, unfinished
+from raypipe.vectors import describe_vectors
 
 
 @dataclass(frozen=True)
-class EmbedReport:
+class RunReport:
     """What a run did and what stands on disk after it.
 
     Attributes:
-        shards_run, tokens, seconds: of this run; the rest counts the whole set of vectors.
+        sets: all that was asked for.
+        states: of each of `sets`, the whole of it.
+        worked_on: those of `sets` that lacked something when the run began.
+        shards_run, sequences_run, tokens, seconds: of this run.
     """
 
-    embedding: Embedding
+    sets: tuple[ShardedSet, ...]
+    states: tuple[Completeness, ...]
+    worked_on: tuple[ShardedSet, ...]
     checkpoint: Checkpoint
-    completeness: Completeness
     shards_run: int
     sequences_run: int
     tokens: int
@@ -40,10 +48,10 @@ class EmbedReport:
 
 
 class Progress:
-    """What `embed` tells of its run; the command line draws it, the default keeps silent."""
+    """What a run tells while it goes on; the command line draws it, the default keeps silent."""
 
-    def planned(self, shards: list[Shard], todo: list[Shard], workers: int) -> None:
-        """Before the first shard."""
+    def planned(self, sets: Sequence[ShardedSet], tasks: Sequence[Task], todo: Sequence[Task], workers: int) -> None:
+        """Before the first shard: the sets that lack something, all tasks, and those with something to do."""
 
     def finished(self, receipt: Receipt) -> None:
         """After every shard."""
@@ -51,128 +59,193 @@ class Progress:
 
 def embed(
     store: Store, settings: EmbedSettings, progress: Progress | None = None, checkpoint: Checkpoint | None = None
-) -> EmbedReport:
+) -> RunReport:
     """Embed every sequence of `store` that has no vector of this model, layer and pooling yet.
+
+    With `settings.heads` their predictions are made in the same pass of the model.
 
     Args:
         checkpoint: what `find_checkpoint(settings.model)` gave, where the caller has it: finding it hashes its files.
 
     Raises:
-        StoreError: the store holds no sequences, or other vectors under this name; the message names the difference.
-        RaypipeError: the model cannot be had, Ray cannot be started, the disk is full.
+        StoreError: the store holds no sequences, or other vectors or predictions under a name; the message names the
+            difference.
+        RaypipeError: the model or a head cannot be had, Ray cannot be started, the disk is full.
         IncompleteError: something is missing on disk at the end; the message says what, and what to do.
     """
-    progress = progress or Progress()
+    _refuse_empty(store)
+    checkpoint = checkpoint or find_checkpoint(settings.model)
+    heads = find_heads(checkpoint, settings.heads)
+    asked = [describe_vectors(settings, checkpoint), *describe_heads(settings, checkpoint, heads)]
+    ask = Ask(settings.on_long, settings.max_tokens)
+    return _Run(store, settings, checkpoint, asked, ask, progress or Progress()).make()
+
+
+def predict(
+    store: Store, settings: PredictSettings, progress: Progress | None = None, checkpoint: Checkpoint | None = None
+) -> RunReport:
+    """Predict by heads for every sequence of `store` that has no prediction of them yet.
+
+    Args, Raises: as `embed`; besides
+        UsageError: no head is named, or an option that has no use.
+    """
+    _refuse_empty(store)
+    checkpoint = checkpoint or find_checkpoint(settings.model)
+    heads = find_heads(checkpoint, settings.heads)
+    if not heads:
+        raise UsageError("name the heads that shall predict: --heads NAME[,NAME]")
+    about = {"name": settings.name, "threshold": settings.threshold, "pseudoknots": settings.pseudoknots}
+    asked = describe_heads(settings, checkpoint, heads, **about)
+    ask = Ask(settings.on_long, settings.max_tokens, settings.threshold, settings.pseudoknots)
+    return _Run(store, settings, checkpoint, asked, ask, progress or Progress()).make()
+
+
+def mlm(
+    store: Store, settings: MlmSettings, progress: Progress | None = None, checkpoint: Checkpoint | None = None
+) -> RunReport:
+    """Let the masked language model score every sequence of `store` that it has not scored yet.
+
+    Args, Raises: as `embed`.
+    """
+    _refuse_empty(store)
+    checkpoint = checkpoint or find_checkpoint(settings.model)
+    asked = [describe_mlm(settings, checkpoint)]
+    ask = Ask(settings.on_long, settings.max_tokens)
+    return _Run(store, settings, checkpoint, asked, ask, progress or Progress()).make()
+
+
+def _refuse_empty(store: Store) -> None:
     if not store.num_sequences:
         raise StoreError(f"{store.root}: holds no sequences yet; run: raypipe ingest INPUT -o {store.root}")
-    checkpoint = checkpoint or find_checkpoint(settings.model)
-    with interruptible(), store.lock():
-        try:
-            # A finished run says so without starting Ray.
-            finished = _finished(store, settings, checkpoint)
-            if finished is not None:
-                return finished
-            if settings.executor == "inline":
-                return _embed(store, settings, checkpoint, None, progress)
-            with ray_runtime.session(settings.address) as ray:
-                return _embed(store, settings, checkpoint, ray, progress)
-        except OSError as error:
-            raise disk_error(store.root, error) from error
 
 
-def _finished(store: Store, settings: EmbedSettings, checkpoint: Checkpoint) -> EmbedReport | None:
-    """The report of a set of vectors that lacks nothing, else None."""
-    embedding = describe(store, settings, checkpoint, cuda=False)
-    if not has_begun(store, embedding.name):
-        return None
-    shards = _plan(store, embedding, checkpoint)
-    if plan.unfinished(store, embedding, shards):
-        return None
-    return _conclude(store, embedding, checkpoint, [], [], 0.0)
+@dataclass(frozen=True)
+class _Work:
+    """What a run has to do.
+
+    Attributes:
+        sets: those that lack something.
+        tasks: all of the plan.
+        todo: tasks of which something is missing. Longest sequences first: if they do not fit the memory it shows at
+            once, and they are no stragglers at the end.
+    """
+
+    sets: Sequence[ShardedSet]
+    tasks: Sequence[Task]
+    todo: Sequence[Task]
 
 
-def _embed(store: Store, settings: EmbedSettings, checkpoint: Checkpoint, ray: Any, progress: Progress) -> EmbedReport:
-    gpus = resources.gpus_per_worker(settings, ray)
-    cuda = gpus > 0 or (ray is None and resources.local_cuda())
-    embedding = describe(store, settings, checkpoint, cuda=cuda)
-    workers = resources.workers(settings, ray, checkpoint, gpus)
-    if not has_begun(store, embedding.name):
-        embedding = _begin(store, embedding, checkpoint, workers, cuda=cuda)
-    shards = _plan(store, embedding, checkpoint)
-    # Longest sequences first: if they do not fit the memory it shows at once, and they are no stragglers at the end.
-    todo = sorted(plan.unfinished(store, embedding, shards), key=lambda s: -s.tokens / s.num_sequences)
-    workers = max(1, min(workers, len(todo)))
-    job = EmbedJob(
-        root=str(store.root),
-        embedding=embedding,
-        compute_dtype=embedding.settings["dtype"],
-        device="cuda" if cuda else "cpu",
-        threads=max(1, resources.cpus(ray) // workers),
-        max_tokens=settings.max_tokens,
-    )
-    progress.planned(shards, todo, workers)
-    begin = time.perf_counter()
-    receipts = _run(job, todo, ray, workers, gpus, progress)
-    return _conclude(store, embedding, checkpoint, todo, receipts, time.perf_counter() - begin)
+@dataclass(frozen=True)
+class _Run:
+    """One run: what is asked for, and with what."""
 
+    store: Store
+    settings: RunSettings
+    checkpoint: Checkpoint
+    asked: Sequence[ShardedSet]
+    ask: Ask
+    progress: Progress
 
-def _begin(store: Store, embedding: Embedding, checkpoint: Checkpoint, workers: int, *, cuda: bool) -> Embedding:
-    """Enter a set of vectors that has no finished shard into the manifest, its shard size settled."""
-    config = checkpoint.config
-    folder = store.root / "embeddings" / embedding.name
-    if store.embedding_parts(embedding.name):
-        raise StoreError(
-            f"{folder}: holds vectors that store.json does not know; restore store.json from a copy, or remove the "
-            f"folder"
+    def make(self) -> RunReport:
+        with interruptible(), self.store.lock():
+            try:
+                # A finished run says so without starting Ray.
+                finished = self._finished()
+                if finished is not None:
+                    return finished
+                if self.settings.executor == "inline":
+                    return self._make(None)
+                with ray_runtime.session(self.settings.address) as ray:
+                    return self._make(ray)
+            except OSError as error:
+                raise disk_error(self.store.root, error) from error
+
+    def _finished(self) -> RunReport | None:
+        """The report of a run that has nothing to do, else None."""
+        sets = settle(self.store, self.asked, cuda=False)
+        if not all(has_begun(self.store, made) for made in sets):
+            return None
+        work = self._plan(sets)
+        return None if work.todo else self._conclude(sets, work, [], 0.0)
+
+    def _make(self, ray: Any) -> RunReport:
+        gpus = resources.gpus_per_worker(self.settings, ray)
+        cuda = gpus > 0 or (ray is None and resources.local_cuda())
+        sets = settle(self.store, self.asked, cuda=cuda)
+        workers = resources.workers(self.settings, ray, self.checkpoint, gpus)
+        sets = begin(self.store, sets, self.checkpoint.config, workers, cuda=cuda)
+        work = self._plan(sets)
+        workers = max(1, min(workers, len(work.todo)))
+        job = Job(
+            root=str(self.store.root),
+            sets=tuple(sets),
+            compute_dtype=sets[0].settings["dtype"],
+            device="cuda" if cuda else "cpu",
+            threads=max(1, resources.cpus(ray) // workers),
+            ask=self.ask,
         )
-    plan.forget_plan(store, embedding.name)
-    if not embedding.shard_tokens:
-        tokens = int(plan.sequence_tokens(store, 0, config.context, embedding.on_long).sum())
-        size = plan.default_shard_tokens(config, tokens, workers, cuda=cuda, per_token=embedding.per_token)
-        embedding = replace(embedding, shard_tokens=size)
-    resolved = {**embedding.settings, "shard_tokens": embedding.shard_tokens, "workers": workers, "cuda": cuda}
-    files.write_json(folder / "settings.json", resolved, store.root)
-    store.put_embedding(embedding)
-    return embedding
+        self.progress.planned(work.sets, work.tasks, work.todo, workers)
+        begun = time.perf_counter()
+        receipts = self._receipts(job, work.todo, ray, workers, gpus)
+        return self._conclude(sets, work, receipts, time.perf_counter() - begun)
+
+    def _plan(self, sets: Sequence[ShardedSet]) -> _Work:
+        """What there is to do; nothing else stands beside the sets' files."""
+        for made in sets:
+            put(self.store, made)
+        plans = plan.make_plans(self.store, sets, self.checkpoint.config.context)
+        missing: set[tuple[int, int]] = set()
+        lacking = []
+        for made, shards in zip(sets, plans, strict=True):
+            remove_strays(self.store, made, shards)
+            lacks = unfinished(self.store, made, shards)
+            missing |= {(shard.seq_lo, shard.seq_hi) for shard in lacks}
+            lacking += [made] if lacks else []
+        tasks = plan.merge(plans)
+        todo = [task for task in tasks if (task.seq_lo, task.seq_hi) in missing]
+        return _Work(lacking, tasks, sorted(todo, key=lambda task: -task.tokens / task.num_sequences))
+
+    def _receipts(self, job: Job, todo: Sequence[Task], ray: Any, workers: int, gpus: float) -> list[Receipt]:
+        """Run the tasks, here or on Ray; stop at an error that every one of them would meet."""
+        receipts: list[Receipt] = []
+        # Closed here, not when the garbage is collected: Ray Data would start another Ray to clean up.
+        with closing(_stream(job, todo, ray, workers, gpus)) as stream:
+            for receipt in stream:
+                if receipt.fatal:
+                    raise RaypipeError(f"stopped on {receipt.host}: {receipt.error}")
+                receipts.append(receipt)
+                self.progress.finished(receipt)
+        return receipts
+
+    def _conclude(
+        self, sets: Sequence[ShardedSet], work: _Work, receipts: Sequence[Receipt], seconds: float
+    ) -> RunReport:
+        """Count what stands on disk; the one place that calls a run complete."""
+        states = [check_set(self.store, made) for made in sets]
+        messages = check_sources(self.store)
+        for made, state in zip(sets, states, strict=True):
+            which = f"{made.main}/{made.name}: " if len(sets) > 1 else ""
+            messages += [which + message for message in state.messages]
+        if messages:
+            again = "; run the same command again to go on" if any(state.missing_shards for state in states) else ""
+            why = _why_incomplete(work.todo, receipts)
+            raise IncompleteError(f"{self.store.root}: {'; '.join(messages)}{why}{again}")
+        done = [receipt for receipt in receipts if not receipt.error]
+        return RunReport(
+            sets=tuple(sets),
+            states=tuple(states),
+            worked_on=tuple(work.sets),
+            checkpoint=self.checkpoint,
+            shards_run=len(done),
+            sequences_run=sum(receipt.rows for receipt in done),
+            tokens=sum(receipt.tokens for receipt in done),
+            seconds=seconds,
+        )
 
 
-def _plan(store: Store, embedding: Embedding, checkpoint: Checkpoint) -> list[Shard]:
-    """The shards, with nothing else beside them and the manifest's entry up to date."""
-    if store.embeddings[embedding.name] != embedding:
-        store.put_embedding(embedding)
-    shards = plan.make_plan(store, embedding, checkpoint.config.context)
-    plan.remove_strays(store, embedding, shards)
-    return shards
-
-
-def _conclude(
-    store: Store,
-    embedding: Embedding,
-    checkpoint: Checkpoint,
-    todo: list[Shard],
-    receipts: list[Receipt],
-    seconds: float,
-) -> EmbedReport:
-    """Count what stands on disk; the one place that calls a run complete."""
-    state = check_embedding(store, embedding)
-    if not state.complete:
-        again = "; run the same command again to go on" if state.missing_shards else ""
-        raise IncompleteError(f"{store.root}: {'; '.join(state.messages)}{_why_incomplete(todo, receipts)}{again}")
-    done = [receipt for receipt in receipts if not receipt.error]
-    return EmbedReport(
-        embedding=embedding,
-        checkpoint=checkpoint,
-        completeness=state,
-        shards_run=len(done),
-        sequences_run=sum(receipt.rows for receipt in done),
-        tokens=sum(receipt.tokens for receipt in done),
-        seconds=seconds,
-    )
-
-
-def _why_incomplete(todo: list[Shard], receipts: list[Receipt]) -> str:
+def _why_incomplete(todo: Sequence[Task], receipts: Sequence[Receipt]) -> str:
     came = {receipt.shard for receipt in receipts}
-    lost = [shard for shard in todo if shard.number not in came]
+    lost = [task for task in todo if task.number not in came]
     first = next((receipt.error for receipt in receipts if receipt.error), "")
     reasons = [f"first error: {first}"] if first else []
     if lost:
@@ -180,26 +253,13 @@ def _why_incomplete(todo: list[Shard], receipts: list[Receipt]) -> str:
     return f" ({'; '.join(reasons)})" if reasons else ""
 
 
-def _run(job: EmbedJob, todo: list[Shard], ray: Any, workers: int, gpus: float, progress: Progress) -> list[Receipt]:
-    """Run the shards, here or on Ray; stop at an error that every shard would meet."""
-    receipts: list[Receipt] = []
-    # Closed here, not when the garbage is collected: Ray Data would start another Ray to clean up.
-    with closing(_stream(job, todo, ray, workers, gpus)) as stream:
-        for receipt in stream:
-            if receipt.fatal:
-                raise RaypipeError(f"stopped on {receipt.host}: {receipt.error}")
-            receipts.append(receipt)
-            progress.finished(receipt)
-    return receipts
-
-
-def _stream(job: EmbedJob, todo: list[Shard], ray: Any, workers: int, gpus: float) -> Generator[Receipt]:
+def _stream(job: Job, todo: Sequence[Task], ray: Any, workers: int, gpus: float) -> Generator[Receipt]:
     if ray is None:
-        actor = EmbedShards(job)
-        for shard in todo:
-            yield actor.run(shard)
+        actor = ShardActor(job)
+        for task in todo:
+            yield actor.run(task)
         return
     cpus = 0.5 if gpus else 1
-    with closing(ray_runtime.run_shards(ray, EmbedShards, job, todo, workers=workers, cpus=cpus, gpus=gpus)) as rows:
+    with closing(ray_runtime.run_shards(ray, ShardActor, job, todo, workers=workers, cpus=cpus, gpus=gpus)) as rows:
         for row in rows:
             yield Receipt(**{f.name: row[f.name] for f in fields(Receipt)})

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from raypipe import __version__
 from raypipe.errors import IncompleteError, RaypipeError
-from raypipe.plan import Shard
+from raypipe.plan import Task
 
 HOOK = "raypipe.bootstrap.pin"
 # A shard that kills its actor is tried again so often, then left out and reported; Ray's own default is for ever.
@@ -149,11 +149,11 @@ def cluster_cpus(ray: Any) -> int:
 
 
 def run_shards(
-    ray: Any, actor: type, job: Any, shards: list[Shard], *, workers: int, cpus: float, gpus: float
+    ray: Any, actor: type, job: Any, tasks: Sequence[Task], *, workers: int, cpus: float, gpus: float
 ) -> Generator[dict[str, Any]]:
-    """Receipts of `shards`, as they are finished, in any order.
+    """Receipts of `tasks`, as they are finished, in any order.
 
-    A task is a shard. One whose actor dies again and again gives no receipt: the caller finds it missing on disk.
+    One whose actor dies again and again gives no receipt: the caller finds it missing on disk.
 
     Raises:
         IncompleteError: too many shards were lost, or the cluster was.
@@ -162,8 +162,8 @@ def run_shards(
     from ray.data.exceptions import ExecutionTimeoutError
     from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 
-    rows = [asdict(shard) for shard in shards]
-    may_lose = max(LOST_SHARDS, int(LOST_SHARE * len(shards)))
+    rows = [asdict(task) for task in tasks]
+    may_lose = max(LOST_SHARDS, int(LOST_SHARE * len(tasks)))
     try:
         with warnings.catch_warnings():
             # max_restarts and max_task_retries can be passed in this way only; deprecated, to go in 2.64.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from index.store import Store
 from raypipe.ingest import IngestReport
-from raypipe.pipeline import EmbedReport
+from raypipe.pipeline import RunReport
+from raypipe.wording import did, participle, to_do
 
 
 def ingest_summary(path: str, report: IngestReport) -> str:
@@ -18,23 +19,26 @@ def ingest_summary(path: str, report: IngestReport) -> str:
     return f"{line}; {source.rejected:,} rejected, see rejects/ (the first: {report.first_reason})"
 
 
-def embed_summary(store: Store, report: EmbedReport) -> str:
-    """What the run did, and the two sums read back from disk."""
-    state = report.completeness
+def run_summary(store: Store, report: RunReport) -> str:
+    """What the run did, and the sums read back from disk."""
     rejected = sum(source.rejected for source in store.sources)
-    lines = []
     if report.shards_run:
         rate = report.tokens / max(report.seconds, 1e-9)
-        lines.append(
-            f"embedded {report.sequences_run:,} sequences, {report.tokens:,} tokens (padding 0) in "
+        lines = [
+            f"{did(report.worked_on)} {report.sequences_run:,} sequences, {report.tokens:,} tokens (padding 0) in "
             f"{report.seconds:.1f} s: {rate:,.0f} tokens/s"
-        )
+        ]
     else:
-        lines.append("nothing to embed: every sequence has its vector")
-    lines.append(
-        f"complete: {store.num_records:,} records and {rejected:,} rejects; {state.sequences:,} distinct sequences = "
-        f"{state.embedded:,} embedded + {state.failed:,} failed, in embeddings/{report.embedding.name}"
-    )
-    if state.failed:
-        lines.append(f'why they failed: raypipe sql {store.root} "SELECT seq_id, reason FROM rejects"')
+        what = "its vector" if report.sets[0].main == "embeddings" else "its predictions"
+        what = what if len({made.main for made in report.sets}) == 1 else "its vector and its predictions"
+        lines = [f"nothing to {to_do(report.sets)}: every sequence has {what}"]
+    before = f"complete: {store.num_records:,} records and {rejected:,} rejects; "
+    for made, state in zip(report.sets, report.states, strict=True):
+        lines.append(
+            f"{before}{state.sequences:,} distinct sequences = {state.made:,} {participle(made)} + {state.failed:,} "
+            f"failed, in {made.main}/{made.name}"
+        )
+        before = "complete: "
+    if any(state.failed for state in report.states):
+        lines.append(f'why they failed: raypipe sql {store.root} "SELECT source, seq_id, reason FROM rejects"')
     return "\n".join(lines)

@@ -8,7 +8,8 @@ from typing import Any
 from raypipe import ray_runtime
 from raypipe.checkpoints import Checkpoint
 from raypipe.errors import RaypipeError
-from raypipe.settings import EmbedSettings
+from raypipe.settings import RunSettings
+from raypipe.work import encoder_weights
 
 # Of a worker's memory on CPU: weights, once more while they are loaded, and the activations of a batch.
 WORKER_BYTES_PER_WEIGHT = 12
@@ -27,7 +28,7 @@ def local_cuda() -> bool:
     return torch.cuda.is_available()
 
 
-def gpus_per_worker(settings: EmbedSettings, ray: Any) -> float:
+def gpus_per_worker(settings: RunSettings, ray: Any) -> float:
     """GPUs of one actor; the preflight of what the cluster has."""
     if ray is None:
         return 0.0
@@ -40,7 +41,7 @@ def gpus_per_worker(settings: EmbedSettings, ray: Any) -> float:
     return wanted
 
 
-def workers(settings: EmbedSettings, ray: Any, checkpoint: Checkpoint, gpus: float) -> int:
+def workers(settings: RunSettings, ray: Any, checkpoint: Checkpoint, gpus: float) -> int:
     """Number of actors; the preflight of what was asked for."""
     if ray is None:
         return 1
@@ -55,10 +56,6 @@ def workers(settings: EmbedSettings, ray: Any, checkpoint: Checkpoint, gpus: flo
     if gpus:
         return most
     memory = ray.cluster_resources().get("memory", 0)
-    return max(1, min(most, int(memory / (WORKER_BYTES_PER_WEIGHT * encoder_weights(checkpoint) + WORKER_BASE_BYTES))))
-
-
-def encoder_weights(checkpoint: Checkpoint) -> int:
-    """Weights of the encoder's linear maps, which is nearly all of them: 4 D^2 + 3 D F a layer."""
-    config = checkpoint.config
-    return config.num_layers * (4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size)
+    return max(
+        1, min(most, int(memory / (WORKER_BYTES_PER_WEIGHT * encoder_weights(checkpoint.config) + WORKER_BASE_BYTES)))
+    )

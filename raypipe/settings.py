@@ -5,25 +5,80 @@ Precedence: command line, then `RAYPIPE_*`, then the YAML file of `--config`, th
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
-from pydantic import BaseModel, ConfigDict, Field
+from cyclopts import Group, Parameter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from index.store import OnLong, Pooling, VectorDtype
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+Scores = Literal["pll", "logits", "variants"]
+Method = Literal["masked", "wild-type"]
+
+# Shown after what belongs to one verb.
+RUN = Parameter(group=Group("How it runs", sort_key=10))
+
+
+def _split(value: Any) -> Any:
+    """Comma-separated names, repeated options or both, as one list."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        return value
+    return [item.strip() for text in texts for item in text.split(",") if item.strip()]
+
+
+Names = Annotated[list[str], BeforeValidator(_split)]
+HEADS = (
+    "Heads of the checkpoint, adapters in its folder heads/, or files of adapters (.safetensors), separated by commas."
+)
 
 
 @Parameter(name="*")
-class EmbedSettings(BaseModel):
-    """How vectors are made, and on what."""
+class RunSettings(BaseModel):
+    """What every run of a model over a store's sequences is told."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(
         default="nano", description="Checkpoint: a name of the registry, a folder, or a hub id (ORG/NAME[@REVISION])."
     )
+    on_long: OnLong = Field(
+        default="window",
+        description="Sequences over the model's context: overlapping windows averaged, the first window only, or none.",
+    )
+    dtype: Annotated[Dtype | None, RUN] = Field(
+        default=None, description="Compute type. By default float32 on CPU and bfloat16 on CUDA."
+    )
+    shard_tokens: Annotated[int | None, RUN] = Field(
+        default=None,
+        ge=1,
+        description="Tokens of one shard, the unit of work and of loss at a kill. By default some 20 s of work.",
+    )
+    max_tokens: Annotated[int | None, RUN] = Field(
+        default=None, ge=1, description="Tokens of one packed forward pass. By default what suits the device."
+    )
+    workers: Annotated[int | None, RUN] = Field(
+        default=None,
+        ge=1,
+        description="Actors. By default one for every GPU, else one for every CPU that memory allows.",
+    )
+    gpus_per_worker: Annotated[float | None, RUN] = Field(
+        default=None, ge=0, description="GPUs of one actor. By default 1 where the cluster has GPUs, else 0."
+    )
+    address: Annotated[str | None, RUN] = Field(
+        default=None,
+        description="Ray cluster to join. By default $RAY_ADDRESS, else Ray starts here and ends with the run.",
+    )
+    executor: Annotated[Literal["ray", "inline"], RUN] = Field(
+        default="ray", description="inline: the same actor in this process, without Ray, for debugging."
+    )
+
+
+@Parameter(name="*")
+class EmbedSettings(RunSettings):
+    """How vectors are made, and on what."""
+
     name: str | None = Field(
         default=None,
         description="Name of this set of vectors. By default the model's, with an unusual layer or pooling.",
@@ -34,38 +89,45 @@ class EmbedSettings(BaseModel):
     layer: int = Field(
         default=-1, ge=-1, description="0 the embeddings, 1.. after each layer, -1 the last, final-normed."
     )
-    on_long: OnLong = Field(
-        default="window",
-        description="Sequences over the model's context: overlapping windows averaged, the first window only, or none.",
-    )
-    dtype: Dtype | None = Field(
-        default=None, description="Compute type. By default float32 on CPU and bfloat16 on CUDA."
-    )
     store_dtype: VectorDtype = Field(default="float16", description="Type of the stored vectors.")
     per_token: bool = Field(default=False, description="Also store one vector per nucleotide, in tokens/.")
-    shard_tokens: int | None = Field(
+    heads: Names = Field(default=[], description=f"Predict in the same pass. {HEADS}")
+
+
+@Parameter(name="*")
+class PredictSettings(RunSettings):
+    """What heads predict, and on what."""
+
+    heads: Names = Field(default=[], description=HEADS)
+    name: str | None = Field(
+        default=None, description="Name of the set of predictions, where there is one head. By default the head's."
+    )
+    threshold: float | None = Field(
         default=None,
-        ge=1,
-        description="Tokens of one shard, the unit of work and of loss at a kill. By default some 20 s of work.",
+        ge=0,
+        lt=1,
+        description="Probability above which an answer is positive, or a pair in contact. By default the head's own, "
+        "else 0.5.",
     )
-    max_tokens: int | None = Field(
-        default=None, ge=1, description="Tokens of one packed forward pass. By default what suits the device."
+    pseudoknots: bool = Field(default=False, description="Let structures have pseudoknots.")
+
+
+@Parameter(name="*")
+class MlmSettings(RunSettings):
+    """What the masked language model is asked, and on what."""
+
+    what: Scores = Field(
+        default="pll",
+        description="pll: pseudo-log-likelihood and pseudo-perplexity of a sequence; logits: of every nucleotide over "
+        "the vocabulary; variants: every substitution of one nucleotide.",
     )
-    workers: int | None = Field(
-        default=None,
-        ge=1,
-        description="Actors. By default one for every GPU, else one for every CPU that memory allows.",
+    method: Method = Field(
+        default="masked",
+        description="For pll and variants: mask every nucleotide in a copy of its own, or read the sequence once as it "
+        "is (wild-type: as many times faster as the sequence is long).",
     )
-    gpus_per_worker: float | None = Field(
-        default=None, ge=0, description="GPUs of one actor. By default 1 where the cluster has GPUs, else 0."
-    )
-    address: str | None = Field(
-        default=None,
-        description="Ray cluster to join. By default $RAY_ADDRESS, else Ray starts here and ends with the run.",
-    )
-    executor: Literal["ray", "inline"] = Field(
-        default="ray", description="inline: the same actor in this process, without Ray, for debugging."
-    )
+    name: str | None = Field(default=None, description="Name of the set of predictions. By default what it is.")
+    store_dtype: VectorDtype = Field(default="float16", description="Type of the stored logits.")
 
 
 @Parameter(name="*")

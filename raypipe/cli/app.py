@@ -14,7 +14,7 @@ from cyclopts.config import Dict, Env
 from rich.console import Console
 
 from raypipe import __version__
-from raypipe.cli import asking, making, models, system
+from raypipe.cli import asking, making, models, predicting, system
 from raypipe.cli.arguments import spell_stdin
 from raypipe.errors import UsageError
 
@@ -32,6 +32,8 @@ app = App(
 app.suppress_keyboard_interrupt = app.meta.suppress_keyboard_interrupt = False
 app.command(making.ingest)
 app.command(making.embed)
+app.command(predicting.predict)
+app.command(predicting.mlm)
 app.command(making.index)
 app.command(making.annotate)
 app.command(asking.search)

@@ -85,9 +85,9 @@ def info(
     print(f"sequences    {about['sequences']:,} distinct, {about['nucleotides']:,} nt, longest {about['longest']:,} nt")
     for vectors in about["embeddings"]:
         what = f"{vectors['dimension']} x {vectors['dtype']}, {vectors['pooling']} of layer {vectors['layer']}"
-        state = f"{vectors['embedded']:,} embedded, {vectors['failed']:,} failed"
-        state += f"; incomplete: {'; '.join(vectors['missing'])}" if vectors["missing"] else ""
-        print(f"embeddings   {vectors['name']}: {what}; {state}")
+        print(f"embeddings   {vectors['name']}: {what}; {_state(vectors, 'embedded')}")
+    for made in about["predictions"]:
+        print(f"predictions  {made['name']}: {_prediction(made)}")
     index = about["index"]
     print(
         f"index        {index['type']}, {index['rows']:,} vectors (version {index['version']})"
@@ -96,6 +96,18 @@ def info(
     )
     for name, columns in about["annotations"].items():
         print(f"annotations  {name}: {', '.join(columns)}")
+
+
+def _prediction(made: dict[str, Any]) -> str:
+    labels = [*made["labels"][:4], *(["..."] if len(made["labels"]) > 4 else [])]
+    named = f"{made['problem']} ({', '.join(labels)})" if len(labels) > 1 else made["problem"]
+    what = ", ".join(part for part in (made["task"], named, made["method"]) if part)
+    return f"{what} of {made['model']}; {_state(made, 'predicted' if 'predicted' in made else 'scored')}"
+
+
+def _state(made: dict[str, Any], word: str) -> str:
+    incomplete = f"; incomplete: {'; '.join(made['missing'])}" if made["missing"] else ""
+    return f"{made[word]:,} {word}, {made['failed']:,} failed{incomplete}"
 
 
 def _write(table: pa.Table, output: Path | None, format: str, header: bool) -> None:

@@ -11,15 +11,15 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from index.store import Store
-from raypipe.checkpoints import find_checkpoint
+from raypipe.checkpoints import find_checkpoint, find_heads
 from raypipe.cleaning import clean
 from raypipe.cli.arguments import is_atlas, literal_fasta, name_stdin, named_files
-from raypipe.cli.progress import EmbedProgress, ReadingProgress, say, warn_untrained
-from raypipe.completeness import check_embedding
+from raypipe.cli.progress import ReadingProgress, RunProgress, say, warn_untrained
+from raypipe.completeness import check_set, check_sources
 from raypipe.errors import IncompleteError, InputError, UsageError
 from raypipe.ingest import ingest as ingest_source
 from raypipe.pipeline import embed as embed_store
-from raypipe.reports import embed_summary, ingest_summary
+from raypipe.reports import ingest_summary, run_summary
 from raypipe.settings import EmbedSettings, IngestSettings
 from raypipe.sources import TableColumns
 from raypipe.unpacking import shown, unreadable
@@ -56,12 +56,13 @@ def embed(
         raise UsageError(f"{first}: is no atlas; to ingest it first, name the atlas to make: -o ATLAS")
     # A wrong name is said before hours of reading, not after.
     checkpoint = find_checkpoint(settings.model)
+    find_heads(checkpoint, settings.heads)
     if not checkpoint.trained:
         warn_untrained(checkpoint.name)
     store = Store.open(atlases[0]) if atlases else ingest_all(output or Path(), inputs, reading)
-    with closing(EmbedProgress()) as progress:
+    with closing(RunProgress()) as progress:
         report = embed_store(store, settings, progress, checkpoint)
-    say(embed_summary(store, report))
+    say(run_summary(store, report))
 
 
 def refuse_missing(inputs: Sequence[str]) -> None:
@@ -131,11 +132,11 @@ def index(
     store = Store.open(atlas)
     with store.lock():
         # An index over a part of the sequences would look whole to everyone who searches it.
-        state = check_embedding(store, choose_embedding(store, name))
-        if not state.complete:
+        missing = [*check_sources(store), *check_set(store, choose_embedding(store, name)).messages]
+        if missing:
             raise IncompleteError(
-                f"{store.root}: not all is embedded ({'; '.join(state.messages)}); run raypipe embed {store.root} with "
-                f"its options again, then index"
+                f"{store.root}: not all is embedded ({'; '.join(missing)}); run raypipe embed {store.root} with its "
+                f"options again, then index"
             )
         info = build_index(store, name, kind=type)
     if info.unchanged:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from index.sets import ShardedSet
 from raypipe.actors import Receipt
 from raypipe.pipeline import Progress
-from raypipe.plan import Shard
+from raypipe.plan import Task
+from raypipe.wording import doing
 
 LINE_EVERY_S = 10.0
 
@@ -39,27 +42,28 @@ class ReadingProgress:
             say(f"{self._name}: {records:,} records read")
 
 
-class EmbedProgress(Progress):
+class RunProgress(Progress):
     """Tokens done of all, shards, rate and time left."""
 
     def __init__(self) -> None:
         self._bar: Bar | None = None
         self._said = 0.0
 
-    def planned(self, shards: list[Shard], todo: list[Shard], workers: int) -> None:
+    def planned(self, sets: Sequence[ShardedSet], tasks: Sequence[Task], todo: Sequence[Task], workers: int) -> None:
         if not todo:
             return
-        tokens = sum(shard.tokens for shard in todo)
-        sequences = sum(shard.num_sequences for shard in todo)
-        finished = f", {len(shards) - len(todo)} finished before" if len(todo) < len(shards) else ""
-        say(
-            f"embedding {sequences:,} sequences ({tokens:,} tokens) in {len(todo)} shards{finished}; workers: {workers}"
-        )
+        what = doing(sets)
+        tokens = sum(task.tokens for task in todo)
+        sequences = sum(task.num_sequences for task in todo)
+        finished = f", {len(tasks) - len(todo)} finished before" if len(todo) < len(tasks) else ""
+        say(f"{what} {sequences:,} sequences ({tokens:,} tokens) in {len(todo)} shards{finished}; workers: {workers}")
+        if len({tuple(number < 0 for number in task.shards) for task in todo}) > 1:
+            say("these sets were begun with different shards: where they differ, the model runs once for each")
         self._total, self._tokens, self._shards, self._all = tokens, 0, 0, len(todo)
         self._begin = self._said = time.monotonic()
         if sys.stderr.isatty():
             self._bar = Bar(
-                TextColumn("embedding"),
+                TextColumn(what.removesuffix(" of")),
                 BarColumn(),
                 TextColumn("{task.percentage:>3.0f} %"),
                 MofNCompleteColumn(),
@@ -68,7 +72,7 @@ class EmbedProgress(Progress):
                 console=Console(stderr=True),
                 transient=True,
             )
-            self._task = self._bar.add_task("embedding", total=tokens, rate="")
+            self._task = self._bar.add_task(what, total=tokens, rate="")
             self._bar.start()
 
     def finished(self, receipt: Receipt) -> None:

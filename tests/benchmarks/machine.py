@@ -1,9 +1,11 @@
-"""What a benchmark ran on, so that its figures can be judged later."""
+"""What a benchmark ran on, so that its figures can be judged later. Runs in the peer's environment too."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +31,28 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "load_average": [round(value, 2) for value in os.getloadavg()],
     }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the figures depend on, as far as installed here."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "transformers", "multimolecule", "danling", "raypipe"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def words(host: dict[str, Any]) -> str:
+    """What `describe` found, in short."""
+    bf16 = ", ".join(host["bf16"]) or "no bfloat16 instructions"
+    return f"{host['cpu']}, {host['cores']} cores ({bf16}), {host['memory_gib']} GiB"
+
+
+def load_words(host: dict[str, Any], during: Sequence[float], threads: int) -> str:
+    """How busy the machine was: before the run by `describe`, and after each turn."""
+    return (
+        f"Load average {host['load_average'][0]} before, {min(during):.1f}-{max(during):.1f} during the turns; "
+        f"this run alone makes about {threads}."
+    )

@@ -14,7 +14,7 @@ REQUIREMENTS = HERE / "peer_requirements.txt"
 
 def cache_folder() -> Path:
     """Where benchmarks keep what may be made again: `RAYPIPE_BENCH_DIR`, or `.bench/` in the repository."""
-    return Path(os.environ.get("RAYPIPE_BENCH_DIR") or HERE.parents[1] / ".bench")
+    return Path(os.environ.get("RAYPIPE_BENCH_DIR") or HERE.parents[1] / ".bench").resolve()
 
 
 def ensure() -> Path:

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-LONGEST = 1022
-PEER_BATCH = 32
+from tests.benchmarks import machine
+from tests.benchmarks.peer_worker import PEER_BATCH
+from tests.benchmarks.rounds import Rounds, loads, ratio, spread
+
 SPECIALS = 2
 
 # name, faster, slower, target of the ratio of embeddings per second (None: stated without a target)
@@ -35,9 +37,7 @@ def padding(lengths: list[int]) -> dict[str, float]:
     return {"tokens": sum(tokens), "padded_tokens": padded, "factor": padded / sum(tokens)}
 
 
-def summarise(
-    rounds: list[dict[str, dict[str, float]]], embeddings: dict[str, np.ndarray], count: int
-) -> dict[str, Any]:
+def summarise(rounds: Rounds, embeddings: dict[str, np.ndarray], count: int) -> dict[str, Any]:
     """Speeds, ratios and agreement.
 
     Args:
@@ -53,14 +53,12 @@ def summarise(
     for name in rounds[0]:
         rates = [count / times[name]["wall_s"] for times in rounds]
         speed[name] = {
-            **_spread(rates),
+            **spread(rates),
             "per_cpu_s": statistics.median(count / times[name]["cpu_s"] for times in rounds),
         }
-    ratios = {}
-    for label, fast, slow, target in COMPARISONS:
-        wall = [times[slow]["wall_s"] / times[fast]["wall_s"] for times in rounds]
-        cpu = [times[slow]["cpu_s"] / times[fast]["cpu_s"] for times in rounds]
-        ratios[label] = {**_spread(wall), "cpu": statistics.median(cpu), "target": target}
+    ratios = {
+        label: {**ratio(rounds, [slow], [fast]), "target": target} for label, fast, slow, target in COMPARISONS
+    }
     ours, theirs = embeddings["raypipe float32"], embeddings["multimolecule float32"]
     return {"speed": speed, "ratios": ratios, "agreement": _agreement(ours, theirs, embeddings)}
 
@@ -84,17 +82,11 @@ def _cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return (left * right).sum(1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
 
 
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
-
-
 def markdown(result: dict[str, Any]) -> str:
     """A short page of one run."""
     settings, host, pad = result["settings"], result["machine"], result["padding"]
     lengths, agreement = result["lengths"], result["agreement"]
     peer, own = result["versions"]["multimolecule"], result["versions"]["raypipe"]
-    loads = [turn["load_average"] for times in result["rounds"] for turn in times.values()]
-    bf16 = ", ".join(host["bf16"]) or "no bfloat16 instructions"
     worst, median = agreement["ours_bfloat16_cosine_worst"], agreement["ours_bfloat16_cosine_median"]
     lines = [
         f"# Against multimolecule {peer['multimolecule']} on the CPU, {result['date']}",
@@ -105,10 +97,9 @@ def markdown(result: dict[str, Any]) -> str:
         f"{settings['threads']} threads; {settings['rounds']} interleaved rounds.",
         f"- The peer's padded batches of {PEER_BATCH} compute {pad['padded_tokens']:,} tokens for "
         f"{pad['tokens']:,} real ones: {pad['factor']:.2f}x. Ours pads nothing.",
-        f"- {host['cpu']}, {host['cores']} cores ({bf16}), {host['memory_gib']} GiB; "
+        f"- {machine.words(host)}; "
         f"torch {peer['torch']} (peer) and {own['torch']} (ours), transformers {peer['transformers']}.",
-        f"- Load average {host['load_average'][0]} before, {min(loads):.1f}-{max(loads):.1f} during the turns; "
-        f"this run alone makes about {settings['threads']}.",
+        f"- {machine.load_words(host, loads(result['rounds']), settings['threads'])}",
         "",
         "| | embeddings/s, median | range | per second of processor time |",
         "|---|---|---|---|",

@@ -1,34 +1,38 @@
-"""One warm process of the comparison: loads a checkpoint, then embeds what each line of stdin names.
+"""One warm process of a comparison with multimolecule: loads a checkpoint, then does what each line of stdin asks.
 
-    python peer_worker.py make FOLDER --layers N    write a random checkpoint (needs multimolecule)
-    python peer_worker.py multimolecule FOLDER DTYPE
-    python peer_worker.py raypipe FOLDER DTYPE
+    python -m tests.benchmarks.peer_worker make FOLDER --layers N [--masked-lm]     (needs multimolecule)
+    python -m tests.benchmarks.peer_worker multimolecule FOLDER DTYPE --task embed|variants
+    python -m tests.benchmarks.peer_worker raypipe FOLDER DTYPE --task embed|variants
 
-Requests and answers are JSON lines: `{"sequences": [...], "save": PATH or null}` gives
-`{"wall_s": ..., "cpu_s": ...}`; the (N, D) float32 embeddings go to PATH. What is timed is the whole way from
-strings to embeddings: tokenising, forward pass, mean over the nucleotides.
+Requests and answers are JSON lines: `{"sequences": [...], "copies": 32, "save": PATH or null}` gives
+`{"wall_s": ..., "cpu_s": ...}`; the float32 result goes to PATH. What is timed is the whole way from strings to the
+result: for "embed" (S, D), the mean over the nucleotides of each of S sequences; for "variants", of one sequence,
+(L, 4): log p(variant) - log p(the letter that stands there) for A, C, G and U, the position masked. `copies` says how
+many masked copies multimolecule is given at a time; ours packs them itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.metadata
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
+from tests.benchmarks import machine
+
 PEER_BATCH = 32
-Embed = Callable[[list[str]], np.ndarray]
+LETTERS = "ACGU"
+Request = dict[str, Any]
+Work = Callable[[Request], np.ndarray]
 
 
-def make_checkpoint(folder: str, layers: int) -> None:
+def make_checkpoint(folder: str, layers: int, *, masked_lm: bool) -> None:
     """Write random weights of the 650M model's widths in multimolecule's own layout.
 
     Biases and norms are drawn at random too: at their usual 0 and 1 a mix-up of them would not show.
@@ -40,7 +44,7 @@ def make_checkpoint(folder: str, layers: int) -> None:
     config = multimolecule.AidoRnaConfig(
         hidden_size=1280, num_hidden_layers=layers, num_attention_heads=20, intermediate_size=3392
     )
-    model = multimolecule.AidoRnaModel(config)
+    model = (multimolecule.AidoRnaForMaskedLM if masked_lm else multimolecule.AidoRnaModel)(config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
@@ -49,17 +53,15 @@ def make_checkpoint(folder: str, layers: int) -> None:
     multimolecule.RnaTokenizer().save_pretrained(folder)
 
 
-def multimolecule_embedder(folder: str, dtype: str) -> Embed:
+def multimolecule_embed(folder: str, dtype: str) -> Work:
     """The peer as its model card runs it: padded batches in the order given, eager attention."""
     import torch
 
-    multimolecule: Any = importlib.import_module("multimolecule")
-    tokenizer = multimolecule.RnaTokenizer.from_pretrained(folder)
-    model = multimolecule.AidoRnaModel.from_pretrained(folder, torch_dtype=getattr(torch, dtype)).eval()
+    tokenizer, model = _peer("AidoRnaModel", folder, dtype)
 
     @torch.inference_mode()
-    def embed(sequences: list[str]) -> np.ndarray:
-        parts = []
+    def embed(request: Request) -> np.ndarray:
+        sequences, parts = request["sequences"], []
         for start in range(0, len(sequences), PEER_BATCH):
             batch = tokenizer(sequences[start : start + PEER_BATCH], padding=True, return_tensors="pt")
             hidden = model(**batch).last_hidden_state.float()
@@ -72,23 +74,63 @@ def multimolecule_embedder(folder: str, dtype: str) -> Embed:
     return embed
 
 
-def raypipe_embedder(folder: str, dtype: str) -> Embed:
+def multimolecule_variants(folder: str, dtype: str) -> Work:
+    """The peer asked for every position in turn: mask it, run the model, read the scores there.
+
+    With one copy at a time this is the plain loop over positions. All copies have one length, so that several at a time
+    need no padding.
+    """
+    import torch
+
+    tokenizer, model = _peer("AidoRnaForMaskedLM", folder, dtype)
+    letters = tokenizer.convert_tokens_to_ids(list(LETTERS))
+
+    @torch.inference_mode()
+    def variants(request: Request) -> np.ndarray:
+        (sequence,) = request["sequences"]
+        ids = tokenizer(sequence, return_tensors="pt")["input_ids"]
+        parts = []
+        for places in torch.arange(1, len(sequence) + 1).split(request["copies"]):
+            rows = torch.arange(len(places))
+            batch = ids.repeat(len(places), 1)
+            batch[rows, places] = tokenizer.mask_token_id
+            logits = model(input_ids=batch, attention_mask=torch.ones_like(batch)).logits
+            parts.append(logits[rows, places][:, letters].float().log_softmax(-1))
+        logs = torch.cat(parts)
+        stands = torch.tensor([[LETTERS.index(letter)] for letter in sequence])
+        return (logs - logs.gather(1, stands)).numpy()
+
+    return variants
+
+
+def raypipe_embed(folder: str, dtype: str) -> Work:
     """Our model by its public call; it orders and packs the sequences itself."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    load = importlib.import_module("model").load
-    model = load(folder, device="cpu", dtype=dtype)
-    return lambda sequences: model.embed(sequences, pooling="mean")
+    model = importlib.import_module("model").load(folder, device="cpu", dtype=dtype)
+    return lambda request: model.embed(request["sequences"], pooling="mean")
 
 
-def versions() -> dict[str, str]:
-    """Versions of what the figures depend on, as far as installed here."""
-    found = {"python": sys.version.split()[0]}
-    for name in ("torch", "transformers", "multimolecule", "danling", "raypipe"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def raypipe_variants(folder: str, dtype: str) -> Work:
+    """Our model by its public call; it packs the masked copies itself."""
+    model = importlib.import_module("model").load(folder, device="cpu", dtype=dtype)
+    return lambda request: model.variants(request["sequences"])[0].scores
+
+
+def _peer(name: str, folder: str, dtype: str) -> tuple[Any, Any]:
+    """Tokenizer and model of the peer."""
+    import torch
+
+    multimolecule: Any = importlib.import_module("multimolecule")
+    tokenizer = multimolecule.RnaTokenizer.from_pretrained(folder)
+    model = getattr(multimolecule, name).from_pretrained(folder, torch_dtype=getattr(torch, dtype))
+    return tokenizer, model.eval()
+
+
+WORK: dict[tuple[str, str], Callable[[str, str], Work]] = {
+    ("multimolecule", "embed"): multimolecule_embed,
+    ("multimolecule", "variants"): multimolecule_variants,
+    ("raypipe", "embed"): raypipe_embed,
+    ("raypipe", "variants"): raypipe_variants,
+}
 
 
 @contextmanager
@@ -101,37 +143,38 @@ def _answers() -> Iterator[TextIO]:
         sys.stdout = real
 
 
-def serve(embed: Embed, answers: TextIO, threads: int) -> None:
+def serve(work: Work, answers: TextIO, threads: int) -> None:
     """Answer requests until stdin ends."""
-    print(json.dumps({"versions": versions(), "threads": threads}), file=answers, flush=True)
+    print(json.dumps({"versions": machine.versions(), "threads": threads}), file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         wall, cpu = time.perf_counter(), time.process_time()
-        embeddings = embed(request["sequences"])
+        result = work(request)
         answer = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
         if request.get("save"):
-            np.save(request["save"], embeddings)
+            np.save(request["save"], result)
         print(json.dumps(answer), file=answers, flush=True)
 
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("role", choices=["make", "multimolecule", "raypipe"])
     parser.add_argument("folder")
     parser.add_argument("dtype", nargs="?", default="float32")
+    parser.add_argument("--task", choices=["embed", "variants"], default="embed")
     parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--masked-lm", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     if options.role == "make":
-        make_checkpoint(options.folder, options.layers)
+        make_checkpoint(options.folder, options.layers, masked_lm=options.masked_lm)
         return
     import torch
 
     torch.set_num_threads(options.threads)
-    embedders = {"multimolecule": multimolecule_embedder, "raypipe": raypipe_embedder}
     with _answers() as answers:
-        serve(embedders[options.role](options.folder, options.dtype), answers, options.threads)
+        serve(WORK[options.role, options.task](options.folder, options.dtype), answers, options.threads)
 
 
 if __name__ == "__main__":

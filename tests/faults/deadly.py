@@ -7,21 +7,21 @@ import signal
 import sys
 
 from raypipe import cli, pipeline
-from raypipe.actors import EmbedShards, Receipt
-from raypipe.plan import Shard
+from raypipe.actors import Receipt, ShardActor
+from raypipe.plan import Task
 
 DEADLY = os.environ["DEADLY"].split(",")
 
 
-class DeadlyShards(EmbedShards):
+class DeadlyActor(ShardActor):
     """The real actor, killed as the kernel kills a process when the memory is used up."""
 
-    def run(self, shard: Shard) -> Receipt:
-        if DEADLY == ["all"] or str(shard.number) in DEADLY:
+    def run(self, task: Task) -> Receipt:
+        if DEADLY == ["all"] or str(task.number) in DEADLY:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().run(shard)
+        return super().run(task)
 
 
 if __name__ == "__main__":
-    pipeline.EmbedShards = DeadlyShards
+    pipeline.ShardActor = DeadlyActor
     sys.exit(cli.run(sys.argv[1:]))

@@ -14,7 +14,8 @@ import pytest
 from index.schema import read_footer, with_footer
 from index.store import Store
 from raypipe.cli import run
-from raypipe.plan import read_plan, unfinished
+from raypipe.plan import read_plan
+from raypipe.shard_files import unfinished
 from tests.faults.conftest import SHARD_TOKENS
 from tests.runs import NANO, assert_same_vectors, shard_files
 
@@ -84,7 +85,7 @@ def test_no_flipped_bit_of_the_footer_is_an_error(tmp_path: Path, undisturbed: P
     """Whichever bit it is, the shard is finished or is not; most flips are noticed without reading the vectors."""
     atlas = Path(shutil.copytree(undisturbed, tmp_path / "atlas"))
     store = Store.open(atlas)
-    shard = read_plan(store, "nano")[1]
+    shard = read_plan(store, store.embedding("nano"))[1]
     file = atlas / NANO / shard.file_name
     content = file.read_bytes()
     begin = len(content) - 8 - int.from_bytes(content[-8:-4], "little")

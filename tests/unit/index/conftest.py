@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from index.predictions import schema_of
 from index.schema import RECORDS, REJECTS, SEQUENCES, embeddings_schema, with_footer
+from index.sets import Prediction, Problem, Task
 from index.store import Embedding, Source, Store, VectorDtype
 
 DIMENSION = 16
@@ -80,6 +82,41 @@ def write_part(
     return file
 
 
+def prediction(
+    name: str = "rna_type",
+    task: Task = "sequence",
+    problem: Problem | None = "multiclass",
+    labels: Sequence[str] = ("tRNA", "rRNA", "snRNA"),
+    **options: Any,
+) -> Prediction:
+    """A manifest entry."""
+    return Prediction(
+        name=name,
+        fingerprint=options.pop("fingerprint", "p" * 64),
+        model="nano",
+        model_path="nano",
+        model_fingerprint="m" * 64,
+        on_long="window",
+        shard_tokens=1000,
+        task=task,
+        problem=problem,
+        labels=list(labels),
+        **options,
+    )
+
+
+def write_predictions(store: Store, made: Prediction, number: int, rows: Sequence[dict[str, Any]]) -> Path:
+    """One finished file of predictions, its sequences in order and without gaps."""
+    table = pa.Table.from_pylist(list(rows), schema=schema_of(made))
+    seq_ids = [row["seq_id"] for row in rows]
+    span = {"seq_lo": seq_ids[0], "seq_hi": seq_ids[-1] + 1} if rows else {"seq_lo": 0, "seq_hi": 0}
+    footer = {"fingerprint": made.fingerprint, "shard": number, "rows": len(rows), "failed": 0, **span}
+    file = store.root / "predictions" / made.name / f"part-{number:06d}.parquet"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table.cast(with_footer(table.schema, footer)), file)
+    return file
+
+
 def random_records(count: int, seed: int = 0) -> list[tuple[str, str, str]]:
     """Records with distinct sequences of 20 to 60 nucleotides."""
     generator = np.random.default_rng(seed)
@@ -95,6 +132,8 @@ class Builder:
     add_source = staticmethod(add_source)
     embedding = staticmethod(embedding)
     write_part = staticmethod(write_part)
+    prediction = staticmethod(prediction)
+    write_predictions = staticmethod(write_predictions)
     random_records = staticmethod(random_records)
     dimension = DIMENSION
 
@@ -122,6 +161,12 @@ class Builder:
 def builder(tmp_path: Path) -> Builder:
     """Makes stores below the test's own folder."""
     return Builder(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    """Makes stores that all tests of a file share, and leave as they are."""
+    return Builder(tmp_path_factory.mktemp("stores"))
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ def test_part_of_another_dimension(builder, vectors):
 
 def test_truncated_part(builder, vectors):
     store = builder.embedded(vectors)
-    file = store.embedding_parts("nano")[1]
+    file = store.set_parts(store.embedding("nano"))[1]
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(StoreError, match=r"part-00001.parquet: cannot be read"):
         built(store)

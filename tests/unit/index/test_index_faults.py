@@ -56,7 +56,7 @@ def test_part_replaced_or_gone(builder, store, vectors):
     builder.write_part(store, store.embedding(), 0, range(100), vectors[:100])
     with pytest.raises(StaleIndexError, match="1 changed embedding file, such as part-00000"):
         Searcher.open(store)
-    store.embedding_parts("nano")[0].unlink()
+    store.set_parts(store.embedding("nano"))[0].unlink()
     with pytest.raises(StaleIndexError, match="1 missing embedding file"):
         Searcher.open(store)
 

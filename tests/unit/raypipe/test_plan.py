@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,56 @@ import pyarrow.parquet as pq
 import pytest
 
 from index.schema import SEQUENCES, embeddings_schema, with_footer
-from index.store import Embedding, OnLong, Source, Store
+from index.sets import Embedding, OnLong, Prediction, ShardedSet
+from index.store import Source, Store
 from model.config import AidoRnaConfig
-from raypipe.plan import (
-    MAX_PER_TOKEN_SHARD_TOKENS,
+from raypipe.plan import Shard, Task, begin_plan, make_plans, merge, read_plan
+from raypipe.shard_files import footer, unfinished
+from raypipe.work import (
+    MAX_KEPT_SHARD_TOKENS,
     MAX_SHARD_TOKENS,
     MIN_SHARD_TOKENS,
-    Shard,
     default_shard_tokens,
-    make_plan,
-    read_plan,
+    sequence_lengths,
     sequence_tokens,
-    shard_footer,
-    unfinished,
 )
 
 CONTEXT = 10
 
 
 def _embedding(shard_tokens: int, on_long: OnLong = "window", *, per_token: bool = False) -> Embedding:
-    return Embedding("e", "f" * 64, "m", "m", "m" * 64, 2, "float32", "mean", 1, on_long, per_token, shard_tokens)
+    return Embedding(
+        name="e",
+        fingerprint="f" * 64,
+        model="m",
+        model_path="m",
+        model_fingerprint="m" * 64,
+        dimension=2,
+        dtype="float32",
+        pooling="mean",
+        layer=1,
+        on_long=on_long,
+        per_token=per_token,
+        shard_tokens=shard_tokens,
+    )
+
+
+def _prediction(shard_tokens: int, **about: Any) -> Prediction:
+    return Prediction(
+        name="p",
+        fingerprint="p" * 64,
+        model="m",
+        model_path="m",
+        model_fingerprint="m" * 64,
+        on_long="window",
+        shard_tokens=shard_tokens,
+        **{"task": "structure", "problem": "binary", "labels": ["0"], **about},
+    )
+
+
+def make_plan(store: Store, made: ShardedSet, context: int) -> list[Shard]:
+    """The plan of a run with one set."""
+    return make_plans(store, [made], context)[0]
 
 
 @pytest.fixture
@@ -67,12 +98,20 @@ def grow(tmp_path: Path) -> Callable[[list[int]], Store]:
 )
 def test_tokens_count_specials_and_windows(grow: Callable, on_long: str, tokens: list[int]) -> None:
     store = grow([1, 10, 20, 25])
-    assert sequence_tokens(store, 0, CONTEXT, on_long).tolist() == tokens
-    assert sequence_tokens(store, 2, CONTEXT, on_long).tolist() == tokens[2:]
+    embedding = replace(_embedding(1), on_long=on_long)
+    assert sequence_tokens(sequence_lengths(store, 0), CONTEXT, embedding).tolist() == tokens
+    assert sequence_tokens(sequence_lengths(store, 2), CONTEXT, embedding).tolist() == tokens[2:]
 
 
 def test_an_empty_store_has_no_tokens(grow: Callable) -> None:
-    assert sequence_tokens(grow([]), 0, CONTEXT, "window").tolist() == []
+    assert sequence_tokens(sequence_lengths(grow([]), 0), CONTEXT, _embedding(1)).tolist() == []
+
+
+def test_masking_costs_a_copy_for_every_nucleotide() -> None:
+    lengths = np.array([1, 10, 25])
+    masked = _prediction(1, task="pll", method="masked")
+    assert sequence_tokens(lengths, CONTEXT, masked).tolist() == [3, 10 * 12, 4 * 10 * 12]
+    assert sequence_tokens(lengths, CONTEXT, replace(masked, method="wild-type")).tolist() == [3, 12, 4 * 12]
 
 
 @pytest.mark.parametrize("shard_tokens", [1, 12, 13, 30, 1000])
@@ -88,7 +127,7 @@ def test_shards_cover_every_sequence_once(grow: Callable, shard_tokens: int) -> 
         assert shard.tokens <= shard_tokens or shard.num_sequences == 1
         if shard.seq_hi < len(lengths):
             assert shard.tokens + tokens[shard.seq_hi] > shard_tokens
-    assert read_plan(store, "e") == shards
+    assert read_plan(store, _embedding(shard_tokens)) == shards
     assert [shard.number for shard in shards] == list(range(len(shards)))
 
 
@@ -111,12 +150,12 @@ def test_a_plan_is_extended_and_never_changed(grow: Callable) -> None:
 def _write(store: Store, embedding: Embedding, shard: Shard, /, kind: str = "embeddings", **changes: Any) -> Path:
     schema = embeddings_schema(embedding.dimension, embedding.dtype)
     rows = shard.num_sequences
-    footer = {**shard_footer(embedding, shard, rows, 0), **changes}
+    says = {**footer(embedding, shard, rows, 0), **changes}
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(2 * rows, np.float32)), type=schema.field(1).type)
     ids = pa.array(range(shard.seq_lo, shard.seq_hi), pa.int64())
     file = store.root / kind / embedding.name / shard.file_name
     file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table([ids, vectors], schema=with_footer(schema, footer)), file)
+    pq.write_table(pa.table([ids, vectors], schema=with_footer(schema, says)), file)
     return file
 
 
@@ -152,10 +191,64 @@ def test_per_token_needs_both_files(grow: Callable) -> None:
 def test_default_size_follows_device_work_and_workers() -> None:
     small = AidoRnaConfig(num_layers=1, hidden_size=16, num_heads=2, intermediate_size=16)
     large = AidoRnaConfig(num_layers=33, hidden_size=1280, num_heads=20, intermediate_size=3392)
+    many = np.full(1_000_000, 500)
     size = default_shard_tokens
-    assert size(large, 10**12, 1, cuda=False, per_token=False) == MIN_SHARD_TOKENS
-    assert MIN_SHARD_TOKENS < size(large, 10**12, 1, cuda=True, per_token=False) <= MAX_SHARD_TOKENS
-    assert size(small, 10**12, 1, cuda=True, per_token=False) == MAX_SHARD_TOKENS
-    assert size(small, 10**12, 1, cuda=True, per_token=True) == MAX_PER_TOKEN_SHARD_TOKENS
+    pooled, per_token = [_embedding(0)], [_embedding(0, per_token=True)]
+    assert size(large, pooled, many, 1, cuda=False) == MIN_SHARD_TOKENS
+    assert MIN_SHARD_TOKENS < size(large, pooled, many, 1, cuda=True) <= MAX_SHARD_TOKENS
+    assert size(small, pooled, many, 1, cuda=True) == MAX_SHARD_TOKENS
+    assert size(small, per_token, many, 1, cuda=True) == MAX_KEPT_SHARD_TOKENS
     # Enough shards for every worker to have several.
-    assert size(small, 800_000, 4, cuda=False, per_token=False) == 800_000 // 16 + 1
+    assert size(small, pooled, np.full(1000, 798), 4, cuda=False) == 800_000 // 16 + 1
+
+
+def test_heads_over_pairs_make_shards_smaller_where_sequences_are_long() -> None:
+    small = AidoRnaConfig(num_layers=1, hidden_size=16, num_heads=2, intermediate_size=16)
+    heads = [_prediction(0)]
+    size = default_shard_tokens
+    long, short = np.full(100_000, 1000), np.full(5_000_000, 20)
+    assert size(small, heads, long, 1, cuda=False) == MIN_SHARD_TOKENS
+    assert size(small, heads, short, 1, cuda=False) > MIN_SHARD_TOKENS
+    assert size(small, heads, long, 1, cuda=False) < size(small, heads, long, 1, cuda=True)
+    contact = [_prediction(0, task="contact")]
+    assert size(small, heads, long, 1, cuda=False) < size(small, contact, long, 1, cuda=False)
+
+
+def test_sets_of_one_run_are_cut_alike(grow: Callable) -> None:
+    store = grow([1, 2, 3, 4, 5])
+    embedding, prediction = _embedding(14), _prediction(9)
+    first, second = make_plans(store, [embedding, prediction], CONTEXT)
+    assert first == second
+    assert read_plan(store, embedding) == read_plan(store, prediction) == first
+    # The smaller of the two sizes holds for both.
+    assert all(shard.tokens <= 9 for shard in first)
+    assert merge([first, second]) == [Task(s.number, s.seq_lo, s.seq_hi, s.tokens, (s.number,) * 2) for s in first]
+
+
+def test_a_set_that_begins_takes_over_a_plan(grow: Callable) -> None:
+    store, embedding, prediction = grow([1, 2, 3, 4]), _embedding(8), _prediction(100)
+    older = make_plan(store, embedding, CONTEXT)
+    begin_plan(store, prediction, embedding)
+    assert make_plans(store, [embedding, prediction], CONTEXT) == [older, older]
+    begin_plan(store, prediction, None)
+    assert read_plan(store, prediction) == []
+
+
+def test_sets_with_different_plans_meet_again_in_later_sequences(grow: Callable) -> None:
+    store, embedding, prediction = grow([1, 2, 3, 4]), _embedding(8), _prediction(100)
+    make_plan(store, embedding, CONTEXT)
+    make_plan(store, prediction, CONTEXT)
+    grow([2, 2, 2])
+    plans = make_plans(store, [embedding, prediction], CONTEXT)
+    tasks = merge(plans)
+    assert [task.number for task in tasks] == list(range(len(tasks)))
+    apart, together = [t for t in tasks if t.seq_lo < 4], [t for t in tasks if t.seq_lo >= 4]
+    assert [(t.seq_lo, t.seq_hi, t.shards) for t in apart] == [
+        (0, 2, (0, -1)),
+        (0, 4, (-1, 0)),
+        (2, 3, (1, -1)),
+        (3, 4, (2, -1)),
+    ]
+    assert [(t.seq_lo, t.seq_hi, t.shards) for t in together] == [(4, 6, (3, 1)), (6, 7, (4, 2))]
+    for place, plan in enumerate(plans):
+        assert [task.shard(place) for task in sorted(tasks, key=lambda t: t.shards[place]) if task.shard(place)] == plan

@@ -1,0 +1,102 @@
+"""What a run costs: tokens of a sequence, and the tokens of a shard that takes some 20 s."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from index.sets import Embedding, Prediction, ShardedSet
+from index.store import Store
+from model.config import AidoRnaConfig
+from model.windows import cut
+
+# Work of one shard when the user does not say: long against the start of a task, short against losing it.
+SHARD_SECONDS = 20
+CPU_FLOPS = 5e10  # float32 products of one core, the low end of what was measured
+CPU_HEAD_FLOPS = 2.5e10  # in the structure head's convolutions
+GPU_FLOPS = 3e14  # bfloat16 products of one data-centre GPU
+GPU_HEAD_FLOPS = 2e13  # float32, in which heads compute
+SHARDS_PER_WORKER = 4
+MIN_SHARD_TOKENS = 16_384
+MAX_SHARD_TOKENS = 8 << 20
+MAX_KEPT_SHARD_TOKENS = 1 << 18  # where something is kept of every token, in memory until the shard is written
+
+# Two blocks of a 1x1, a 3x3 and a 1x1 convolution over 64 channels, then a 3x3 one to a single channel.
+STRUCTURE_FLOPS_PER_PAIR = 2 * (2 * 64 * 64 * (1 + 9 + 1)) + 2 * 64 * 9
+
+
+def sequence_lengths(store: Store, seq_lo: int) -> np.ndarray:
+    """Nucleotides of every sequence from `seq_lo` on, in the order of seq_id; int64 (N,)."""
+    # Here, not above: with pandas installed its import costs every command a quarter of a second.
+    import pyarrow.dataset as ds
+
+    parts = [str(part) for part in store.parts("sequences")]
+    if not parts:
+        return np.zeros(0, np.int64)
+    table = ds.dataset(parts).to_table(columns=["seq_id", "length"], filter=ds.field("seq_id") >= seq_lo)
+    return table.sort_by("seq_id")["length"].to_numpy().astype(np.int64)
+
+
+def sequence_tokens(lengths: np.ndarray, context: int, made: ShardedSet) -> np.ndarray:
+    """Tokens that one pass for `made` sends through the model for every sequence; int64 (N,).
+
+    Special tokens and windows are counted. A window of n nucleotides that is scored by masking costs n copies of it.
+    """
+    rejected = (lengths > context) & (made.on_long == "reject")
+    windows = cut(
+        np.where(rejected, 0, lengths), size=context, long="truncate" if made.on_long == "truncate" else "window"
+    )
+    copies = windows.length if is_masked(made) else 1
+    tokens = np.bincount(windows.sequence, weights=copies * (windows.length + 2), minlength=len(lengths))
+    return np.where(rejected, 0, tokens).astype(np.int64)
+
+
+def is_masked(made: ShardedSet) -> bool:
+    """Whether `made` masks one nucleotide after the other, each in a copy of its sequence."""
+    return isinstance(made, Prediction) and made.method == "masked"
+
+
+def encoder_weights(config: AidoRnaConfig) -> int:
+    """Weights of the encoder's linear maps, which is nearly all of them: 4 D^2 + 3 D F a layer."""
+    return config.num_layers * (4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size)
+
+
+def largest_shard_tokens(config: AidoRnaConfig, sets: Sequence[ShardedSet], lengths: np.ndarray, *, cuda: bool) -> int:
+    """Tokens of a shard that takes some 20 s on this device, and whose results fit the memory.
+
+    Args:
+        sets: all that is made of the shard in one pass.
+        lengths: nucleotides of the sequences, (N,). A head over pairs looks at as many pairs for every nucleotide as
+            its sequence has nucleotides; their mean is taken, so that shards of longer sequences take more time.
+    """
+    read = np.minimum(lengths, config.context) if sets[0].on_long == "truncate" else lengths
+    pairs = float((read.astype(np.float64) ** 2).sum() / max(1, read.sum()))
+    seconds = 2 * encoder_weights(config) / (GPU_FLOPS if cuda else CPU_FLOPS)
+    seconds += pairs * _flops_per_pair(config, sets) / (GPU_HEAD_FLOPS if cuda else CPU_HEAD_FLOPS)
+    most = MAX_KEPT_SHARD_TOKENS if any(_keeps_tokens(made) for made in sets) else MAX_SHARD_TOKENS
+    return min(max(int(SHARD_SECONDS / seconds), MIN_SHARD_TOKENS), most)
+
+
+def default_shard_tokens(
+    config: AidoRnaConfig, sets: Sequence[ShardedSet], lengths: np.ndarray, workers: int, *, cuda: bool
+) -> int:
+    """Tokens of a shard where the user does not say: the largest, or fewer so that each of `workers` has several."""
+    total = int(sequence_tokens(lengths, config.context, sets[0]).sum())
+    by_share = max(total // (SHARDS_PER_WORKER * workers) + 1, MIN_SHARD_TOKENS)
+    return min(by_share, largest_shard_tokens(config, sets, lengths, cuda=cuda))
+
+
+def _flops_per_pair(config: AidoRnaConfig, sets: Sequence[ShardedSet]) -> int:
+    """Of all heads that look at every pair of nucleotides; 2 D C for a contact head of C outputs."""
+    contacts = [made for made in sets if isinstance(made, Prediction) and made.task == "contact"]
+    structures = [made for made in sets if isinstance(made, Prediction) and made.task == "structure"]
+    outputs = sum(max(1, len(made.labels)) for made in contacts)
+    return 2 * config.hidden_size * outputs + STRUCTURE_FLOPS_PER_PAIR * len(structures)
+
+
+def _keeps_tokens(made: ShardedSet) -> bool:
+    """Whether what is made of a sequence grows with its length."""
+    if isinstance(made, Embedding):
+        return made.per_token
+    return isinstance(made, Prediction) and made.task not in ("sequence", "pll")
