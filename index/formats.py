@@ -44,18 +44,25 @@ def write_table(table: pa.Table, destination: Destination, format: str, header: 
         raise StoreError(f"no format {format!r}; there are: {', '.join(FORMATS)}")
     if isinstance(destination, str | os.PathLike):
         _write_file(table, Path(destination), format, header)
-    elif format == "parquet":
-        _write_parquet_stream(table, destination)
-    else:
+        return
+    try:
+        if format == "parquet":
+            _write_parquet_stream(table, destination)
+            return
         stream = sys.stdout if destination is None else destination
         for text in _text(table, format, header):
             _put(stream, text)
         stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = "standard output" if destination is None else "the stream"
+        raise StoreError(f"{where}: cannot be written ({error.strerror or error})") from error
 
 
 def _write_file(table: pa.Table, path: Path, format: str, header: bool) -> None:
-    # A pipe or a device is not to be replaced by a file.
-    whole = not path.exists() or path.is_file()
+    # A pipe, a device or a link (/dev/stdout is one) is not to be replaced by a file.
+    whole = not path.is_symlink() and (not path.exists() or path.is_file())
     target = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}") if whole else path
     try:
         try:

@@ -27,6 +27,8 @@ app = App(
     version_flags=["--version"],
     help_format="plaintext",
     error_console=Console(stderr=True),
+    # Nobody asks for an empty list by --empty-ids.
+    default_parameter=Parameter(negative_iterable=""),
 )
 # Ctrl-C and SIGTERM are for `raypipe.cli.run`, which knows what they mean for the work.
 app.suppress_keyboard_interrupt = app.meta.suppress_keyboard_interrupt = False

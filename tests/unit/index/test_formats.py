@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
 import io
 import json
 import math
 import os
+import sys
 import threading
 from pathlib import Path
 
@@ -137,6 +139,24 @@ def test_files_are_whole_or_absent(tmp_path, format):
 def test_a_full_device():
     with pytest.raises(StoreError, match=r"/dev/full: cannot be written \(No space left"):
         write_table(TABLE, Path("/dev/full"), "tsv")
+
+
+def test_a_full_standard_output(monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(StoreError, match=r"standard output: cannot be written \(No space left"):
+            write_table(TABLE, None, "tsv")
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
+
+
+def test_a_link_is_written_through(tmp_path):
+    (tmp_path / "link.tsv").symlink_to(tmp_path / "there.tsv")
+    for _ in range(2):
+        write_table(TABLE, tmp_path / "link.tsv", "tsv")
+        assert (tmp_path / "link.tsv").is_symlink()
+        assert (tmp_path / "there.tsv").read_text().startswith(TABLE.column_names[0])
 
 
 def test_one_empty_column_is_a_line_of_csv():
