@@ -200,7 +200,8 @@ class Model(MaskedLm):
 
         Returns:
             One array per sequence: (C,) of a sequence head, (L, C) of a token head, (L, L, C) of a contact head,
-            (L, L) of a structure head, (L + 2, V) of the masked LM, special tokens included.
+            (L, L) of a structure head, (L + 2, V) of the masked LM, special tokens included. In sequences that are read
+            in windows, pairs that no window covers have -inf.
 
         Raises:
             ModelError: the checkpoint has no such head, several of its own, or one that was never trained.

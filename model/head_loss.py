@@ -41,7 +41,12 @@ class HeadLoss:
 
     def terms(self, index: int, logits: np.ndarray) -> tuple[float, int]:
         """Sum of the losses of what is labelled in a sequence, and how many entries that is."""
-        total, count = loss_terms(torch.from_numpy(logits), self._rows[index], self._problem)
+        labels = self._rows[index]
+        if np.isneginf(logits).any():
+            # Pairs that no window covers: the model says nothing of them.
+            read = np.isfinite(logits).reshape(*logits.shape[:2], -1).all(-1)
+            logits, labels = logits[read], labels[read]
+        total, count = loss_terms(torch.from_numpy(logits), labels, self._problem)
         return float(total), int(count)
 
     def mean(self, terms: Sequence[tuple[float, int]]) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from model.encoder import AidoRna
 from model.errors import ModelError, SequenceError
 from model.head_config import HeadConfig
-from model.passes import Consumer, Pooled, Reading, Rows, Whole, to_numpy
+from model.passes import Consumer, Pooled, Reading, Rows, Windowed, to_numpy
 
 Reduce = Callable[[int, np.ndarray], Any]
 """(index of the sequence, its logits) -> what is kept of them."""
@@ -25,9 +25,9 @@ class HeadRun:
     """One head on one pass: give `consumer` to `model.passes.run`, then read `values`.
 
     A sequence head reads the pooled vector of the whole sequence. The logits of a token head are averaged over the
-    windows that cover a nucleotide. A contact or structure head reads each nucleotide's state, averaged in the same
-    way, so that pairs further apart than a window have a score as well; its map is reduced as soon as it is made, so
-    that maps of many sequences never stand in memory together.
+    windows that cover a nucleotide, those of a contact or structure head over the windows that cover both of a pair;
+    where no window does, the model has not read the two together, and their logits are -inf: never in contact. Maps are
+    reduced as soon as they are made, so that those of many sequences never stand in memory together.
 
     Args:
         name: of the head, for messages.
@@ -61,10 +61,11 @@ class HeadRun:
             pooling = "cls" if config.pooling == "pooler" else config.pooling
             self.consumer = Pooled(windows, last, pooling, width, compute)
         else:
-            self.consumer = Whole(windows, last, self._take)
+            self.consumer = Windowed(windows, last, self._take)
 
-    def _take(self, index: int, states: Tensor) -> None:
-        self._values[index] = self._reduce(index, to_numpy(self._module(states)))
+    def _take(self, index: int, parts: list[tuple[int, Tensor]]) -> None:
+        maps = [(start, to_numpy(self._module(states))) for start, states in parts]
+        self._values[index] = self._reduce(index, _merge(maps))
 
     def values(self) -> list[Any]:
         """What was kept of each sequence, S of them."""
@@ -76,6 +77,23 @@ class HeadRun:
                 logits = to_numpy(self._module(torch.from_numpy(self.consumer.values()).to(device)))
             return [self._reduce(i, row) for i, row in enumerate(logits)]
         return self._values
+
+
+def _merge(maps: list[tuple[int, np.ndarray]]) -> np.ndarray:
+    """The map of a sequence from those of its windows, each (l, l, ...) from its first nucleotide on."""
+    if len(maps) == 1:
+        return maps[0][1]
+    length = max(start + len(part) for start, part in maps)
+    total = np.zeros((length, length, *maps[0][1].shape[2:]), np.float32)
+    times = np.zeros((length, length), np.uint8)
+    for start, part in maps:
+        own = slice(start, start + len(part))
+        total[own, own] += part
+        times[own, own] += 1
+    total[times == 0] = -np.inf
+    times = np.maximum(times, 1)
+    total /= times.reshape(*times.shape, *[1] * (total.ndim - 2))
+    return total
 
 
 def refuse_empty(reading: Reading, why: str) -> None:

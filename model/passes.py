@@ -145,40 +145,40 @@ class Pooled:
         return self._pooled.values()
 
 
-class Whole:
+class Windowed:
     """Hands over the states of each sequence as soon as all of its windows have been read, and keeps none.
 
     Args:
         windows: how the sequences are cut.
         layer: which state.
-        take: called with a sequence's index and the (nucleotides, D) float32 states without special tokens, on the
-            device; of a sequence in several windows the averages over those that cover a nucleotide.
+        take: called with a sequence's index and, for each of its windows in order, the first nucleotide and the
+            (nucleotides of the window, D) float32 states without special tokens, on the device.
     """
 
-    def __init__(self, windows: Windows, layer: int, take: Callable[[int, Tensor], None]) -> None:
+    def __init__(self, windows: Windows, layer: int, take: Callable[[int, list[tuple[int, Tensor]]], None]) -> None:
         self.layer = layer
         self._windows = windows
         self._take = take
-        self._pending: dict[int, dict[int, np.ndarray]] = {}
+        self._pending: dict[int, dict[int, Tensor]] = {}
 
     def add(self, batch: Batch, hidden: Tensor) -> None:
         """See `Consumer`."""
         windows = self._windows
-        start = 0
+        begin = 0
         for window, length in zip(batch.windows.tolist(), batch.layout.lengths, strict=True):
-            states = hidden[start : start + length]
-            start += length
+            states = hidden[begin + 1 : begin + length - 1]
+            begin += length
             sequence = int(windows.sequence[window])
             if windows.count[sequence] == 1:
-                self._take(sequence, states[1:-1].float())
+                self._take(sequence, [(0, states.float())])
                 continue
+            # Windows wait in the machine's memory, not on the device, and as copies: a view would keep the batch.
             parts = self._pending.setdefault(sequence, {})
-            # Waiting windows wait in the machine's memory, not on the device.
-            parts[window] = to_numpy(states).copy()
+            parts[window] = states.float().cpu().clone()
             if len(parts) == windows.count[sequence]:
-                own = sorted(self._pending.pop(sequence))
-                joined = join([parts[w] for w in own], windows.start[own], int(windows.kept[sequence]))
-                self._take(sequence, torch.from_numpy(joined[1:-1]).to(hidden.device))
+                del self._pending[sequence]
+                own = [(int(windows.start[w]), parts[w].to(hidden.device)) for w in sorted(parts)]
+                self._take(sequence, own)
 
 
 def to_numpy(x: Tensor) -> np.ndarray:

@@ -162,8 +162,8 @@ class Decision:
         maps = values.reshape(*values.shape[:2], -1)
         many = maps.shape[-1] > 1
         upper = np.triu(np.ones(maps.shape[:2], dtype=bool), 1)
-        # A value is no probability, so no threshold parts contacts from the rest.
-        chosen = upper[..., None] & (np.isfinite(maps) if self.problem == "regression" else maps > self.limit)
+        # A value is no probability, so no threshold parts contacts from the rest; -inf are pairs that were not read.
+        chosen = upper[..., None] & (~np.isneginf(maps) if self.problem == "regression" else maps > self.limit)
         i, j, label = (axis.astype(np.int32) for axis in np.nonzero(chosen))
         structure = None
         if self.problem == "binary" and not many:
@@ -182,12 +182,16 @@ class Decision:
 
 
 def probabilities(logits: np.ndarray, problem: Problem) -> np.ndarray:
-    """What logits mean: sigmoid (binary, multilabel), softmax over the last axis (multiclass), or the values."""
+    """What logits mean: sigmoid (binary, multilabel), softmax over the last axis (multiclass), or the values.
+
+    Where all logits are -inf (pairs that no window covers) every probability is 0.
+    """
     if problem == "regression":
         return logits
     # In double precision, and shifted so that nothing overflows.
     x = logits.astype(np.float64)
     if problem == "multiclass":
-        x = np.exp(x - x.max(-1, keepdims=True))
-        return (x / x.sum(-1, keepdims=True)).astype(np.float32)
+        highest = x.max(-1, keepdims=True)
+        x = np.exp(x - np.where(np.isneginf(highest), 0, highest))
+        return (x / np.maximum(x.sum(-1, keepdims=True), np.finfo(np.float64).tiny)).astype(np.float32)
     return (0.5 * (1 + np.tanh(0.5 * x))).astype(np.float32)

@@ -105,7 +105,8 @@ def mlm(
 ) -> RunReport:
     """Let the masked language model score every sequence of `store` that it has not scored yet.
 
-    Args, Raises: as `embed`.
+    Args, Raises: as `embed`; besides
+        RaypipeError: the checkpoint has no masked-LM head.
     """
     _refuse_empty(store)
     checkpoint = checkpoint or find_checkpoint(settings.model)

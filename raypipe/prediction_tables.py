@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from index.predictions import schema_of
 from index.sets import Prediction
 from raypipe.vector_tables import list_array, vector_array
 
@@ -37,6 +36,9 @@ def prediction_table(made: Prediction, seq_ids: np.ndarray, rows: Sequence[Any])
         rows: what the model gave for each of them: SequencePrediction, TokenPrediction, ContactPrediction,
             PseudoLikelihood, VariantEffects, or logits (L, C), by the task of `made`.
     """
+    # Here, not above: it brings DuckDB, which every command would wait for.
+    from index.predictions import schema_of
+
     schema = schema_of(made)
     columns = _COLUMNS[made.task](made, rows, schema)
     arrays = [pa.array(seq_ids, pa.int64())]

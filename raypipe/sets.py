@@ -12,7 +12,6 @@ from typing import TypeVar
 
 from index import files
 from index.errors import StoreError
-from index.predictions import check_name
 from index.sets import Embedding, Prediction, ShardedSet
 from index.store import Store
 from model.config import AidoRnaConfig
@@ -49,11 +48,10 @@ def settle(store: Store, asked: Sequence[AnySet], *, cuda: bool) -> list[AnySet]
 
     Raises:
         StoreError: the store holds another set under such a name; the message names the difference.
-        RaypipeError: a name cannot be that of a folder, or two sets were begun in different compute types.
+        RaypipeError: a name cannot be that of a set, or two sets were begun in different compute types.
     """
     for made in asked:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", made.name):
-            raise RaypipeError(f"--name {made.name!r}: use letters, digits, '.', '_' and '-' only")
+        _check_name(store, made)
     known = [_known(store, made)[made.name] if has_begun(store, made) else None for made in asked]
     older = next((found.settings["dtype"] for found in known if found), None)
     default = older or ("bfloat16" if cuda else "float32")
@@ -82,8 +80,6 @@ def begin(store: Store, sets: Sequence[AnySet], config: AidoRnaConfig, workers: 
     if not newer:
         return list(sets)
     for made in newer:
-        if isinstance(made, Prediction):
-            check_name(store, made.name)
         folder = store.root / made.main / made.name
         if store.set_parts(made):
             raise StoreError(
@@ -115,6 +111,16 @@ def put(store: Store, made: ShardedSet) -> None:
         store.put_embedding(made)
     elif isinstance(made, Prediction):
         store.put_prediction(made)
+
+
+def _check_name(store: Store, made: ShardedSet) -> None:
+    if isinstance(made, Prediction):
+        # Here, not above: it brings DuckDB, which every command would wait for.
+        from index.predictions import check_name
+
+        check_name(store, made.name)
+    elif not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", made.name):
+        raise RaypipeError(f"--name {made.name!r}: use letters, digits, '.', '_' and '-' only")
 
 
 def _settle(store: Store, asked: AnySet, known: ShardedSet | None, default_dtype: str) -> AnySet:

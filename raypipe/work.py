@@ -68,9 +68,10 @@ def largest_shard_tokens(config: AidoRnaConfig, sets: Sequence[ShardedSet], leng
     Args:
         sets: all that is made of the shard in one pass.
         lengths: nucleotides of the sequences, (N,). A head over pairs looks at as many pairs for every nucleotide as
-            its sequence has nucleotides; their mean is taken, so that shards of longer sequences take more time.
+            its window has nucleotides; their mean is taken, so that shards of longer sequences take more time.
     """
-    read = np.minimum(lengths, config.context) if sets[0].on_long == "truncate" else lengths
+    long = "truncate" if sets[0].on_long == "truncate" else "window"
+    read = cut(lengths, size=config.context, long=long).length
     pairs = float((read.astype(np.float64) ** 2).sum() / max(1, read.sum()))
     seconds = 2 * encoder_weights(config) / (GPU_FLOPS if cuda else CPU_FLOPS)
     seconds += pairs * _flops_per_pair(config, sets) / (GPU_HEAD_FLOPS if cuda else CPU_HEAD_FLOPS)
@@ -96,7 +97,7 @@ def _flops_per_pair(config: AidoRnaConfig, sets: Sequence[ShardedSet]) -> int:
 
 
 def _keeps_tokens(made: ShardedSet) -> bool:
-    """Whether what is made of a sequence grows with its length."""
+    """Whether something is kept of every token that goes through the model."""
     if isinstance(made, Embedding):
         return made.per_token
-    return isinstance(made, Prediction) and made.task not in ("sequence", "pll")
+    return isinstance(made, Prediction) and made.task not in ("sequence", "pll") and not is_masked(made)
