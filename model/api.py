@@ -114,6 +114,9 @@ class Model(MaskedLm):
     def save(self, folder: str | Path, heads: Sequence[str] | None = None) -> None:
         """Write trunk, pooler, LM head and task heads as one checkpoint in multimolecule's layout.
 
+        multimolecule itself reads the first of `heads`; of a sequence head it knows only the pooler as input, so one
+        that reads means or <cls> gives other values there.
+
         Args:
             folder: to be made.
             heads: which task heads to write into it, at most one of each kind; by default those that were read from the
@@ -125,8 +128,7 @@ class Model(MaskedLm):
         """
         chosen = {name: self._heads.file(name) for name in (self._heads.own if heads is None else heads)}
         modules = {name: self._heads.module(name) for name in chosen}
-        trained = {found.trained for found in chosen.values()} | {self.trained}
-        about = {"source": self.name, **({"trained": False} if False in trained else {})}
+        about = {"source": self.name, **({} if self.trained is None else {"trained": self.trained})}
         save_checkpoint(Path(folder), self._encoder, self.alphabet, chosen, modules, about=about)
 
     def features(

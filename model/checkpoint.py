@@ -241,7 +241,11 @@ def save_checkpoint(
     for head, found in heads.items():
         fields = found.config.to_multimolecule()
         own["heads"] = own.get("heads", {}) | fields.pop("raypipe")["heads"]
-        settings |= fields
+        if found.trained is not None:
+            own["trained_heads"] = own.get("trained_heads", {}) | {found.config.kind: found.trained}
+        if not tensors:
+            # multimolecule has one head to a checkpoint; the others are for us only.
+            settings |= fields
         prefix = HEAD_PREFIXES[found.config.kind]
         tensors |= {prefix + key: value.detach().cpu() for key, value in modules[head].state_dict().items()}
     trunk = {key: value.detach().cpu() for key, value in encoder.state_dict().items()}

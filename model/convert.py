@@ -116,6 +116,7 @@ def convert(src: str | Path, dst: str | Path, u_row: Literal["U", "T"] | None = 
         notes.append(f"the structure head calls a pair one from a probability of {threshold:g} on, as the source says")
     settings["raypipe"] = {
         **({"trained": own["trained"]} if "trained" in own else {}),
+        **({"trained_heads": own["trained_heads"]} if "trained_heads" in own else {}),
         **({"heads": described} if described else {}),
         "source": str(settings.get("_name_or_path") or src.resolve().name),
         "source_layout": layout,

@@ -161,6 +161,8 @@ class HeadConfig:
         a checkpoint with several heads joins these, and its multimolecule fields are those of one of them.
         """
         head = {name: getattr(self, name) for name in _SHARED}
+        # multimolecule's structure head takes this field for its convolutions, which have none.
+        head["bias"] = self.bias and self.kind != "structure"
         head |= {"num_labels": self.num_labels, "problem_type": self.problem, "layer_norm_eps": self.norm_eps}
         named = bool(self.labels)
         return {

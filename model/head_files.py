@@ -76,11 +76,12 @@ def checkpoint_heads(folder: Path) -> dict[str, HeadFile]:
         return {}
     shapes = tensor_shapes(weights)
     settings = read_json(folder / "config.json")
-    trained = (settings.get("raypipe") or {}).get("trained")
+    own = settings.get("raypipe") or {}
     heads: dict[str, HeadFile] = {}
     for kind in kinds_among(shapes):
         config = head_config(folder, settings, kind, shapes)
         digest = hashlib.sha256(json.dumps(config.to_json(), sort_keys=True).encode()).hexdigest()
+        trained = (own.get("trained_heads") or {}).get(kind, own.get("trained"))
         heads[kind] = HeadFile(kind, config, trained, fingerprint=digest)
     return heads
 

@@ -160,6 +160,9 @@ class Decision:
 
     def _contacts(self, values: np.ndarray, sequence: str) -> ContactPrediction:
         maps = values.reshape(*values.shape[:2], -1)
+        if np.isnan(maps).any():
+            # Nothing is above a threshold where nothing is a number: it would look like a sequence without pairs.
+            raise ModelError(f"the head {self.name!r} gave scores that are not finite")
         many = maps.shape[-1] > 1
         upper = np.triu(np.ones(maps.shape[:2], dtype=bool), 1)
         # A value is no probability, so no threshold parts contacts from the rest; -inf are pairs that were not read.

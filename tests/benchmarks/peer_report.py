@@ -56,9 +56,7 @@ def summarise(rounds: Rounds, embeddings: dict[str, np.ndarray], count: int) -> 
             **spread(rates),
             "per_cpu_s": statistics.median(count / times[name]["cpu_s"] for times in rounds),
         }
-    ratios = {
-        label: {**ratio(rounds, [slow], [fast]), "target": target} for label, fast, slow, target in COMPARISONS
-    }
+    ratios = {label: {**ratio(rounds, [slow], [fast]), "target": target} for label, fast, slow, target in COMPARISONS}
     ours, theirs = embeddings["raypipe float32"], embeddings["multimolecule float32"]
     return {"speed": speed, "ratios": ratios, "agreement": _agreement(ours, theirs, embeddings)}
 

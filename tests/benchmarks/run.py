@@ -1,18 +1,25 @@
 """All benchmarks one after another: `make bench`. What each measures, and how, stands at its top.
 
-Arguments are passed on to the comparison with multimolecule, e.g. `python -m tests.benchmarks.run --rounds 1`.
+Options that all of them know (--rounds, --layers, --threads, --fasta, --seed, --results) are passed on to each, e.g.
+`python -m tests.benchmarks.run --rounds 1`.
 """
 
 from __future__ import annotations
 
-from tests.benchmarks import peer_multimolecule, tokenizer
+import sys
+
+from tests.benchmarks import heads, options, peer_multimolecule, peer_variants, tokenizer
 
 
 def main() -> None:
     """Run them in turn, never side by side: they would take the cores from each other."""
+    options.parser(__doc__).parse_args()
+    arguments = sys.argv[1:]
     print("# Tokenizer, one core", flush=True)
     tokenizer.main()
-    peer_multimolecule.main()
+    for benchmark in (heads, peer_multimolecule, peer_variants):
+        print(f"# {benchmark.__name__}", flush=True)
+        benchmark.main(arguments)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from index.predictions import schema_of
 from index.store import Store
 from model import load
 from model.encoder import AidoRna
@@ -252,26 +253,52 @@ def test_what_one_set_refuses_the_others_keep(cli: Cli, tmp_path: Path, headed: 
     tensors = load_file(loud / "model.safetensors")
     (name,) = (name for name in tensors if name.endswith("word_embeddings.weight"))
     tensors[name][10] = 1e7  # the row of N: too much for a half, before the norms
+    tensors[name][11] = np.nan  # the row of R
     save_file(tensors, loud / "model.safetensors", metadata={"format": "pt"})
-    add_heads(loud, {"rna_type": HEADS["rna_type"]})
-    (tmp_path / "in.fa").write_text(f">quiet\n{'ACGU' * 10}\n>loud\n{'ACGU' * 10}N\n>long\n{'ACGU' * 300}\n")
-    command = ["embed", tmp_path / "in.fa", "-o", tmp_path / "atlas", "--model", loud, "--layer", "0", *INLINE]
-    ran = cli(*command, "--heads", "rna_type", "--on-long", "reject")
+    add_heads(loud, {head: HEADS[head] for head in ("rna_type", "structure")})
+    letters = {"quiet": "ACGU" * 10, "loud": "ACGU" * 10 + "N", "lost": "ACGU" * 10 + "RR", "long": "ACGU" * 300}
+    (tmp_path / "in.fa").write_text("".join(f">{name}\n{text}\n" for name, text in letters.items()))
+    options = ["--heads", "rna_type,structure", "--model", loud, "--on-long", "reject", *INLINE]
+    ran = cli("embed", tmp_path / "in.fa", "-o", tmp_path / "atlas", "--layer", "0", *options)
     assert ran.code == DONE
-    assert "1 embedded + 2 failed, in embeddings/loud-layer0" in ran.err
-    assert "2 predicted + 1 failed, in predictions/rna_type" in ran.err
+    assert "1 embedded + 3 failed, in embeddings/loud-layer0" in ran.err
+    assert "2 predicted + 2 failed, in predictions/rna_type" in ran.err
     said = cli("sql", tmp_path / "atlas", "SELECT source, seq_id, reason FROM rejects ORDER BY source, seq_id").out
+    long = "1200 nt, longer than the model's 1022; see --on-long"
     assert said.splitlines()[1:] == [
         "embeddings/loud-layer0\t1\tits values do not fit float16 (beyond 6.55e+04, or not finite)",
-        "embeddings/loud-layer0\t2\t1200 nt, longer than the model's 1022; see --on-long",
-        "predictions/rna_type\t2\t1200 nt, longer than the model's 1022; see --on-long",
+        "embeddings/loud-layer0\t2\tits values do not fit float16 (beyond 6.55e+04, or not finite)",
+        f"embeddings/loud-layer0\t3\t{long}",
+        "predictions/rna_type\t2\tits values do not fit float32 (beyond 3.4e+38, or not finite)",
+        f"predictions/rna_type\t3\t{long}",
+        "predictions/structure\t2\tthe head 'structure' gave scores that are not finite",
+        f"predictions/structure\t3\t{long}",
     ]
+    assert len(rows(tmp_path / "atlas", "predictions/structure")) == 2
     (rejects,) = (tmp_path / "atlas" / "rejects").glob("part-predict-rna_type-*")
     before = pq.read_table(rejects)
     rejects.unlink()
-    again = ["predict", tmp_path / "atlas", "--model", loud, "--heads", "rna_type", "--on-long", "reject", *INLINE]
-    assert cli(*again).code == DONE
+    assert cli("predict", tmp_path / "atlas", *options).code == DONE
     assert pq.read_table(rejects).equals(before)
+
+
+def test_nothing_but_failures(cli: Cli, tmp_path: Path, headed: Path) -> None:
+    """The files are there, with their columns and no row."""
+    atlas = tmp_path / "atlas"
+    (tmp_path / "in.fa").write_text(f">long\n{'ACGU' * 300}\n")
+    assert cli("ingest", tmp_path / "in.fa", "-o", atlas).code == DONE
+    options = ["--model", headed, "--on-long", "reject", *INLINE]
+    embed = ["embed", atlas, "--heads", ",".join(HEADS), "--per-token", *options]
+    assert cli(*embed).code == DONE
+    for what in ("pll", "logits", "variants"):
+        assert cli("mlm", atlas, "--what", what, *options).code == DONE
+    made = Store.open(atlas).predictions
+    assert len(made) == len(HEADS) + 3
+    for name, prediction in made.items():
+        (part,) = parts(atlas, f"predictions/{name}")
+        assert pq.read_schema(part).equals(schema_of(prediction))
+        assert pq.read_metadata(part).num_rows == 0
+    assert "nothing to embed and predict" in cli(*embed).err
 
 
 @pytest.mark.parametrize("on_long", ["window", "truncate"])

@@ -260,8 +260,26 @@ def test_heads_in_the_checkpoint_and_beside_it(loaded: Model, tmp_path: Path) ->
     mine = again.save_head("sequence", tmp_path / "mine.safetensors")
     assert again.load_head(mine) == "mine"
     assert np.array_equal(again.logits(SEQS, head="mine")[0], again.logits(SEQS, head="sequence")[0])
+    settings = json.loads((tmp_path / "whole" / "config.json").read_text())
+    assert (settings["architectures"], settings["num_labels"]) == (["AidoRnaForSequencePrediction"], 3)
+    loaded.save(tmp_path / "fold", heads=["fold"])
+    # What multimolecule reads as the bias of the convolutions, which have none.
+    assert json.loads((tmp_path / "fold" / "config.json").read_text())["head"]["bias"] is False
     with pytest.raises(ModelError, match="one head of a kind"):
         again.save(tmp_path / "two", heads=["sequence", "mine"])
+
+
+def test_a_trained_head_on_an_untrained_trunk(tmp_path: Path) -> None:
+    nano = model.load("nano")
+    nano.add_head("fold", HeadConfig("structure"))
+    for trained in (True, False):
+        nano.save_head("fold", tmp_path / f"{trained}.safetensors", trained=trained)
+        nano.save(tmp_path / f"{trained}", heads=["fold"])
+        again = model.load(tmp_path / f"{trained}")
+        assert again.trained is False
+        assert again.heads["structure"].trained is trained
+        assert find_heads(tmp_path / f"{trained}")["structure"].trained is trained
+    assert model.load(tmp_path / "True").predict(["GGGAAACCC"])["structure"]
 
 
 def test_the_only_head_is_the_default(loaded: Model, tmp_path: Path) -> None:
