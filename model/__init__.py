@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from model.head_files import find_heads as find_heads
     from model.identity import fingerprint as fingerprint
     from model.loading import load as load
+    from model.losses import loss_terms as loss_terms
     from model.masking import mask_tokens as mask_tokens
     from model.registry import shipped_checkpoint as shipped_checkpoint
     from model.structure import Structure as Structure
@@ -42,6 +43,7 @@ _HOME = {
     "find_heads": "model.head_files",
     "fingerprint": "model.identity",
     "load": "model.loading",
+    "loss_terms": "model.losses",
     "mask_tokens": "model.masking",
     "shipped_checkpoint": "model.registry",
 }
@@ -62,6 +64,7 @@ __all__ = [
     "find_heads",
     "fingerprint",
     "load",
+    "loss_terms",
     "mask_tokens",
     "registry",
     "shipped_checkpoint",

@@ -48,6 +48,8 @@ def load_head(found: HeadFile, folder: Path, hidden_size: int, device: torch.dev
             + ")"
         )
     for name, shape in wanted.items():
+        if not tensors[name].is_floating_point():
+            raise CheckpointError(f"{where}: tensor {name} holds {tensors[name].dtype}, not floating point numbers")
         if tuple(tensors[name].shape) != shape:
             raise CheckpointError(
                 f"{where}: tensor {name} of the {found.config.kind} head has the shape {list(tensors[name].shape)}, "
@@ -80,9 +82,11 @@ def write_adapter(path: str | Path, head: nn.Module, config: HeadConfig, *, trun
     draft = path.parent / f".{path.name}.{os.getpid()}.{uuid4().hex[:8]}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, draft, metadata=metadata(config, trunk=trunk, trained=trained))
+        draft.touch()
         # safetensors makes files that only their owner can read.
-        draft.chmod(0o666 & ~_umask())
+        usual = draft.stat().st_mode
+        save_file(tensors, draft, metadata=metadata(config, trunk=trunk, trained=trained))
+        draft.chmod(usual)
         os.replace(draft, path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be written: {error}") from error
@@ -98,9 +102,3 @@ def _read(files: list[Path], prefix: str) -> dict[str, Tensor]:
                 if key.startswith(prefix):
                     tensors[key.removeprefix(prefix)] = handle.get_tensor(key)
     return tensors
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

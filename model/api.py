@@ -18,10 +18,10 @@ import torch
 from model.checkpoint import save_checkpoint
 from model.errors import ModelError
 from model.head_config import HeadConfig
-from model.head_files import HeadFile
+from model.head_files import MASKED_LM, HeadFile
 from model.head_loss import HeadLoss, masked_lm_loss
 from model.head_runs import HeadRun, Reduce, refuse_empty
-from model.headset import MASKED_LM, HeadSet
+from model.headset import HeadSet
 from model.masked_lm import MaskedLm
 from model.passes import Pooled, Reading, Rows, run
 from model.pooling import Pooling
@@ -72,7 +72,7 @@ class Model(MaskedLm):
         Raises:
             CheckpointError: an adapter beside the checkpoint is damaged.
         """
-        return MappingProxyType(self._heads.files)
+        return MappingProxyType(self._heads.files())
 
     def head_module(self, name: str) -> torch.nn.Module:
         """The torch module of a task head, float32, in evaluation mode."""
@@ -97,14 +97,15 @@ class Model(MaskedLm):
         """
         self._heads.add(name, config, seed)
 
-    def save_head(self, name: str, path: str | Path | None = None, *, trained: bool = True) -> Path:
+    def save_head(self, name: str, path: str | Path | None = None, *, trained: bool) -> Path:
         """Write a head into a file of its own, so that one trunk serves many heads.
 
         Args:
             name: which head.
             path: the file, NAME.safetensors; by default `heads/<name>.safetensors` in the checkpoint's folder, where
                 `load` finds it by itself.
-            trained: whether its results mean something by now.
+            trained: whether its results mean something by now; heads that were not trained are refused where results
+                are asked for.
 
         Returns:
             The file.
@@ -139,7 +140,7 @@ class Model(MaskedLm):
         layer: int = -1,
         embeddings: bool = True,
         per_token: bool = False,
-        heads: Sequence[str] = (),
+        heads: str | Sequence[str] = (),
         threshold: float | None = None,
         pseudoknots: bool = False,
         dense: bool = False,
@@ -167,7 +168,7 @@ class Model(MaskedLm):
         layer = self._layer(layer)
         decisions = [
             Decision(name, self._heads.trained(name).config, threshold, pseudoknots, dense)
-            for name in dict.fromkeys(heads)
+            for name in dict.fromkeys([heads] if isinstance(heads, str) else heads)
         ]
         reading = self._read(seqs, **options)
         if embeddings and pooling != "cls":
@@ -215,11 +216,12 @@ class Model(MaskedLm):
         return self._run_head(name, self._read(seqs, **options), lambda _, logits: logits)
 
     def loss(self, seqs: Texts, labels: Any, *, head: str | None = None, **options: Unpack[Options]) -> float:
-        """Mean loss of a head over everything that is labelled in all sequences.
+        """Mean loss of a head over everything that is labelled in all sequences; a number, without gradients.
 
         Mean squared error for regression, binary cross entropy for binary and multilabel, cross entropy for multiclass
         and the masked LM. Entries of -100 (NaN for regression) are not asked for and do not count; there is no padding
-        that could. (In the reference padding counts, and only cross entropy can leave entries out.)
+        that could. (In the reference padding counts, and only cross entropy can leave entries out.) Neither do pairs
+        that no window covers: the model does not read them together.
 
         Args:
             seqs: sequences; for the masked LM with <mask> where something is hidden.
@@ -270,6 +272,8 @@ class Model(MaskedLm):
         if heads is None:
             heads = self._default_head()
         names = [heads] if isinstance(heads, str) else list(heads)
+        if not names:
+            raise ModelError("name the heads that shall predict")
         if MASKED_LM in names:
             raise ModelError("the masked LM predicts letters: ask fill_mask, variants or pseudo_log_likelihood")
         options_: dict[str, Any] = {"threshold": threshold, "pseudoknots": pseudoknots, "dense": dense, **options}
@@ -289,7 +293,7 @@ class Model(MaskedLm):
         if len(own) > 1:
             raise ModelError(f"{self.name} has the heads {', '.join(own)}: say which is meant")
         if not own and not self.has_lm_head:
-            others = [name for name in self.heads if name not in own]
+            others = [name for name in self._heads.names if name not in own]
             hint = f"name one of its adapters: {', '.join(others)}" if others else "load one with load_head"
             raise ModelError(f"{self.name} has neither a task head nor a masked-LM head of its own; {hint}")
         return own[0] if own else MASKED_LM

@@ -82,14 +82,15 @@ def varlen(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
 
 
 class Recorder:
-    """A backend that writes the probabilities out and keeps them, call by call (layer by layer).
-
-    Attributes:
-        maps: for each call one (N, L, L) float32 tensor for each segment, on the CPU.
-    """
+    """A backend that writes the probabilities out and keeps those of the last call (layer)."""
 
     def __init__(self) -> None:
-        self.maps: list[list[Tensor]] = []
+        self._maps: list[Tensor] = []
+
+    def take(self) -> list[Tensor]:
+        """One (N, L, L) float32 tensor for each segment, on the CPU; they are given away."""
+        maps, self._maps = self._maps, []
+        return maps
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
         """See `Backend`."""
@@ -103,7 +104,7 @@ class Recorder:
             out[start : start + length] = (p.to(v.dtype) @ v).transpose(0, 1)
             found.append(p.cpu())
             start += length
-        self.maps.append(found)
+        self._maps = found
         return out
 
 

@@ -111,9 +111,9 @@ def convert(src: str | Path, dst: str | Path, u_row: Literal["U", "T"] | None = 
         settings["tie_word_embeddings"] = "lm_head.decoder.weight" not in tensors
     own = read_json(src / "config.json").get("raypipe") or {}
     described = dict(own.get("heads") or {})
-    if threshold is not None:
+    if threshold is not None and found.heads:
         described["structure"] = HeadConfig("structure", threshold=threshold).to_json()
-        notes.append(f"the structure head calls a pair one from a probability of {threshold:g} on, as the source says")
+        notes.append(f"the structure head calls a pair one above a probability of {threshold:g}, as the source says")
     settings["raypipe"] = {
         **({"trained": own["trained"]} if "trained" in own else {}),
         **({"trained_heads": own["trained_heads"]} if "trained_heads" in own else {}),

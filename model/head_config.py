@@ -49,7 +49,7 @@ class HeadConfig:
         dropout: of what the head reads; in training only.
         bias: whether the last linear map has one.
         norm_eps: epsilon of the transform's layer norm.
-        threshold: probability from which an output counts as positive; None stands for 0.5.
+        threshold: probability above which an output counts as positive; None stands for 0.5.
 
     Raises:
         CheckpointError: a value that is none of these, or values that contradict each other.

@@ -24,6 +24,8 @@ from model.keymap import HEAD_PREFIXES
 
 METADATA_KEY = "raypipe.head"
 FOLDER = "heads"
+MASKED_LM = "masked_lm"
+"""What the masked-LM head is called where a head is named."""
 _FORMAT = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -36,7 +38,7 @@ class HeadFile:
         name: what it is called: its kind in a checkpoint, the file's stem for an adapter.
         config: its configuration.
         trained: False where its weights are known to be random, None where nothing is known.
-        path: the adapter's file; None for a head that is part of the checkpoint.
+        path: the adapter's file; None for a head that is part of the checkpoint, or that was just made.
         fingerprint: SHA-256 of the adapter's file; in a checkpoint, whose own fingerprint covers the weights, of the
             head's configuration.
         trunk: fingerprint of the checkpoint that an adapter was trained on; "" in a checkpoint.
@@ -50,40 +52,61 @@ class HeadFile:
     trunk: str = ""
 
 
-def find_heads(folder_or_name: str | Path) -> dict[str, HeadFile]:
-    """The task heads of a checkpoint by name: its own first, then the adapters in its folder `heads/`.
+def head_names(folder_or_name: str | Path) -> dict[str, Path | None]:
+    """The names of a checkpoint's task heads, none of which is read.
+
+    Returns:
+        The checkpoint's own heads first, called by their kind, with None; then the adapters in its folder `heads/`.
 
     Raises:
-        CheckpointError: an adapter is damaged or carries the name of one of the checkpoint's own heads, or config.json
-            describes a head that does not exist here.
+        CheckpointError: two of them have one name, upper and lower case alike.
     """
     folder = checkpoint_folder(folder_or_name)
-    heads = checkpoint_heads(folder)
-    for path in sorted((folder / FOLDER).glob("*.safetensors")):
-        found = read_head_file(path)
-        if found.name in heads:
-            raise CheckpointError(
-                f"{path}: the checkpoint has a head called {found.name!r} of its own; rename the file"
-            )
-        heads[found.name] = found
-    return heads
-
-
-def checkpoint_heads(folder: Path) -> dict[str, HeadFile]:
-    """The task heads in the checkpoint's own weights, called by their kind."""
     weights = find_weights(folder)
-    if weights is None:
-        return {}
-    shapes = tensor_shapes(weights)
+    names: dict[str, Path | None] = dict.fromkeys(kinds_among(tensor_shapes(weights)) if weights else ())
+    for path in sorted((folder / FOLDER).glob("*.safetensors")):
+        same = next((name for name in names if name.lower() == path.stem.lower()), None)
+        if same is not None:
+            raise CheckpointError(f"{path}: there is a head called {same!r} already; rename the file")
+        names[path.stem] = path
+    return names
+
+
+def find_head(folder_or_name: str | Path, name: str) -> HeadFile:
+    """One of the heads that `head_names` lists.
+
+    Raises:
+        KeyError: there is none of that name.
+        CheckpointError: it is damaged, or config.json describes a head that does not exist here.
+    """
+    folder = checkpoint_folder(folder_or_name)
+    path = head_names(folder)[name]
+    return read_head_file(path) if path else _own_head(folder, name)
+
+
+def find_heads(folder_or_name: str | Path) -> dict[str, HeadFile]:
+    """All task heads of a checkpoint, in the order of `head_names`.
+
+    Raises:
+        CheckpointError: as `find_head`.
+    """
+    folder = checkpoint_folder(folder_or_name)
+    return {name: find_head(folder, name) for name in head_names(folder)}
+
+
+def _own_head(folder: Path, kind: Any) -> HeadFile:
+    weights = find_weights(folder)
+    assert weights is not None
     settings = read_json(folder / "config.json")
+    config = head_config(folder, settings, kind, tensor_shapes(weights))
+    digest = hashlib.sha256(json.dumps(config.to_json(), sort_keys=True).encode()).hexdigest()
     own = settings.get("raypipe") or {}
-    heads: dict[str, HeadFile] = {}
-    for kind in kinds_among(shapes):
-        config = head_config(folder, settings, kind, shapes)
-        digest = hashlib.sha256(json.dumps(config.to_json(), sort_keys=True).encode()).hexdigest()
-        trained = (own.get("trained_heads") or {}).get(kind, own.get("trained"))
-        heads[kind] = HeadFile(kind, config, trained, fingerprint=digest)
-    return heads
+    trained = (own.get("trained_heads") or {}).get(kind, own.get("trained"))
+    if trained not in (True, False, None):
+        raise CheckpointError(
+            f"{folder / 'config.json'}: trained and trained_heads hold true or false, not {trained!r}"
+        )
+    return HeadFile(kind, config, trained, fingerprint=digest)
 
 
 def kinds_among(keys: Iterable[str]) -> list[Kind]:
@@ -119,7 +142,9 @@ def read_head_file(path: str | Path) -> HeadFile:
         if about["format"] != _FORMAT:
             raise CheckpointError(f"{path}: adapter format {about['format']}; this raypipe reads {_FORMAT}")
         config = HeadConfig.from_json(about["config"], where=str(path))
-        trained, trunk = bool(about["trained"]), str(about["trunk"])
+        trained, trunk = about["trained"], about["trunk"]
+        if not isinstance(trained, bool) or not re.fullmatch(r"[0-9a-f]{64}", trunk):
+            raise ValueError("trained is no truth value, or trunk no fingerprint")
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: its metadata are damaged ({type(error).__name__}: {error})") from error
     with path.open("rb") as stream:
@@ -129,6 +154,8 @@ def read_head_file(path: str | Path) -> HeadFile:
 
 def check_name(name: str, where: str) -> None:
     """Refuse what cannot name a head, a folder of predictions and an SQL view alike."""
+    if name == MASKED_LM:
+        raise CheckpointError(f"{where}: {name!r} is the name of the masked-LM head; choose another")
     if not _NAME.fullmatch(name):
         raise CheckpointError(f"{where}: {name!r} cannot name a head; use letters, digits, '.', '_' and '-' only")
 

@@ -11,10 +11,9 @@ import torch.nn.functional as F
 
 from model.errors import ModelError
 from model.head_config import HeadConfig, Problem
-from model.losses import fit_labels, infer_problem, loss_terms
+from model.losses import AXES, IGNORE, fit_labels, infer_problem, label_array, loss_terms
 from model.passes import Reading
-
-IGNORE = -100
+from model.windows import pair_coverage
 
 
 class HeadLoss:
@@ -30,8 +29,10 @@ class HeadLoss:
     """
 
     def __init__(self, config: HeadConfig, labels: Any, reading: Reading) -> None:
+        self._windows = reading.windows
+        self._pairs = config.kind in ("contact", "structure")
         lengths = [int(n) for n in reading.tokens.lengths]
-        axes = {"sequence": 0, "token": 1, "contact": 2, "structure": 2}[config.kind]
+        axes = AXES[config.kind]
         shapes = [(n,) * axes for n in lengths]
         self._problem: Problem = config.problem or infer_problem(labels, config, shapes)
         rows = fit_labels(labels, shapes, config, self._problem)
@@ -42,9 +43,10 @@ class HeadLoss:
     def terms(self, index: int, logits: np.ndarray) -> tuple[float, int]:
         """Sum of the losses of what is labelled in a sequence, and how many entries that is."""
         labels = self._rows[index]
-        if np.isneginf(logits).any():
-            # Pairs that no window covers: the model says nothing of them.
-            read = np.isfinite(logits).reshape(*logits.shape[:2], -1).all(-1)
+        own = np.flatnonzero(self._windows.sequence == index)
+        if self._pairs and len(own) > 1:
+            # Of pairs that no window covers the model says nothing.
+            read = pair_coverage(self._windows.start[own], self._windows.length[own], len(labels)) > 0
             logits, labels = logits[read], labels[read]
         total, count = loss_terms(torch.from_numpy(logits), labels, self._problem)
         return float(total), int(count)
@@ -72,11 +74,13 @@ def masked_lm_loss(logits: Sequence[np.ndarray], labels: Sequence[Any] | np.ndar
     Raises:
         ModelError: rows do not fit the sequences, or no token is labelled.
     """
+    if not hasattr(labels, "__len__"):
+        raise ModelError("labels of the masked LM are token ids, one row for each sequence")
     if len(reading) == 1 and len(labels) != 1:
         labels = [labels]
     if len(labels) != len(reading):
         raise ModelError(f"{len(labels)} rows of labels for {len(reading)} sequences")
-    rows = [_fit_tokens(np.asarray(row), reading, i) for i, row in enumerate(labels)]
+    rows = [_fit_tokens(label_array(row, i), reading, i) for i, row in enumerate(labels)]
     if not any((row >= 0).any() for row in rows):
         raise ModelError("no token is labelled (all are -100), so there is no loss")
     targets = torch.from_numpy(np.concatenate(rows).astype(np.int64))

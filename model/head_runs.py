@@ -15,7 +15,11 @@ from torch import Tensor, nn
 from model.encoder import AidoRna
 from model.errors import ModelError, SequenceError
 from model.head_config import HeadConfig
-from model.passes import Consumer, Pooled, Reading, Rows, Windowed, to_numpy
+from model.passes import Consumer, Pooled, Reading, Rows, Windowed, refuse_nan, to_numpy
+from model.windows import pair_coverage
+
+LONGEST_MAP = 8192
+"""Nucleotides of the longest sequence that a contact or structure head maps: 268 MB a label."""
 
 Reduce = Callable[[int, np.ndarray], Any]
 """(index of the sequence, its logits) -> what is kept of them."""
@@ -39,43 +43,67 @@ class HeadRun:
 
     Raises:
         ModelError: the head reads the pooler's output, and the checkpoint has no pooler.
-        SequenceError: a sequence is empty.
+        SequenceError: a sequence is empty, or too long for a map of pairs.
     """
 
     def __init__(
         self, name: str, config: HeadConfig, module: nn.Module, encoder: AidoRna, reading: Reading, reduce: Reduce
     ) -> None:
         refuse_empty(reading, f"the head {name!r} has nothing to read")
-        self._config, self._module, self._reduce = config, module, reduce
+        self._name, self._module, self._reduce = name, module, reduce
         self._values: list[Any] = [None] * len(reading)
         windows, last, width = reading.windows, encoder.config.num_layers, encoder.config.hidden_size
         self.consumer: Consumer
         if config.kind == "token":
-            self.consumer = Rows(windows, last, lambda hidden: module(hidden.float()))
+            self.consumer = Rows(windows, last, self._apply)
         elif config.kind == "sequence":
             compute = None
             if config.pooling == "pooler":
                 if encoder.pooler is None:
-                    raise ModelError(f"the head {name!r} reads the pooler's output, and this checkpoint has no pooler")
+                    raise ModelError(
+                        f"the head {name!r} reads the pooler's output, and this checkpoint has no pooler; make a head "
+                        "that reads the mean: HeadConfig(..., pooling='mean')"
+                    )
                 compute = encoder.pooler
             pooling = "cls" if config.pooling == "pooler" else config.pooling
             self.consumer = Pooled(windows, last, pooling, width, compute)
         else:
+            over = np.flatnonzero(windows.kept > LONGEST_MAP)
+            if len(over):
+                raise SequenceError(
+                    f"sequence {over[0] + 1} of the list has {windows.kept[over[0]]:,} nucleotides, and maps of pairs "
+                    f"are made for {LONGEST_MAP:,} at most (their memory grows with the square); cut it, or have it "
+                    "truncated",
+                    index=int(over[0]),
+                )
             self.consumer = Windowed(windows, last, self._take)
 
+    def _apply(self, states: Tensor) -> Tensor:
+        """The head, in evaluation mode whatever mode it is in: no dropout."""
+        training = self._module.training
+        try:
+            return self._module.eval()(states.float())
+        finally:
+            self._module.train(training)
+
     def _take(self, index: int, parts: list[tuple[int, Tensor]]) -> None:
-        maps = [(start, to_numpy(self._module(states))) for start, states in parts]
-        self._values[index] = self._reduce(index, _merge(maps))
+        self._keep(index, _merge([(start, to_numpy(self._apply(states))) for start, states in parts]))
+
+    def _keep(self, index: int, logits: np.ndarray) -> None:
+        refuse_nan(logits, index, f"the head {self._name!r}")
+        self._values[index] = self._reduce(index, logits)
 
     def values(self) -> list[Any]:
         """What was kept of each sequence, S of them."""
         if isinstance(self.consumer, Rows):
-            return [self._reduce(i, rows[1:-1]) for i, rows in enumerate(self.consumer.values())]
-        if isinstance(self.consumer, Pooled):
+            for i, rows in enumerate(self.consumer.values()):
+                self._keep(i, rows[1:-1])
+        elif isinstance(self.consumer, Pooled):
             device = next(self._module.parameters()).device
             with torch.inference_mode():
-                logits = to_numpy(self._module(torch.from_numpy(self.consumer.values()).to(device)))
-            return [self._reduce(i, row) for i, row in enumerate(logits)]
+                logits = to_numpy(self._apply(torch.from_numpy(self.consumer.values()).to(device)))
+            for i, row in enumerate(logits):
+                self._keep(i, row)
         return self._values
 
 
@@ -85,11 +113,10 @@ def _merge(maps: list[tuple[int, np.ndarray]]) -> np.ndarray:
         return maps[0][1]
     length = max(start + len(part) for start, part in maps)
     total = np.zeros((length, length, *maps[0][1].shape[2:]), np.float32)
-    times = np.zeros((length, length), np.uint8)
     for start, part in maps:
         own = slice(start, start + len(part))
         total[own, own] += part
-        times[own, own] += 1
+    times = pair_coverage(np.array([start for start, _ in maps]), np.array([len(part) for _, part in maps]), length)
     total[times == 0] = -np.inf
     times = np.maximum(times, 1)
     total /= times.reshape(*times.shape, *[1] * (total.ndim - 2))

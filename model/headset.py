@@ -12,11 +12,13 @@ from torch import nn
 from model.adapters import load_head, write_adapter
 from model.errors import CheckpointError, ModelError
 from model.head_config import HeadConfig
-from model.head_files import FOLDER, HeadFile, check_name, find_heads, read_head_file
+from model.head_files import FOLDER, HeadFile, check_name, find_head, head_names, read_head_file
 from model.heads import make_head
 
-MASKED_LM = "masked_lm"
-"""What the masked-LM head is called where a head is named."""
+HOW_TO_TRAIN = (
+    "To train one on labelled sequences: Model.add_head, Model.features for what it reads, Model.head_module and "
+    "model.loss_terms for its loss, then Model.save_head (the README shows it)"
+)
 
 
 class HeadSet:
@@ -30,7 +32,7 @@ class HeadSet:
             checkpoint's files.
 
     Attributes:
-        files: what each head is, by name.
+        names: of all heads.
         own: names of those that are part of the checkpoint.
     """
 
@@ -39,9 +41,16 @@ class HeadSet:
         self._hidden_size = hidden_size
         self._device = device
         self._fingerprint = fingerprint
-        self.files: dict[str, HeadFile] = find_heads(folder)
+        # Read one by one when asked for, so that a damaged adapter is in nobody's way.
+        self._files: dict[str, HeadFile] = {}
         self._modules: dict[str, nn.Module] = {}
-        self.own = [name for name, found in self.files.items() if found.path is None]
+        found = head_names(folder)
+        self.names = list(found)
+        self.own = [name for name, path in found.items() if path is None]
+
+    def files(self) -> dict[str, HeadFile]:
+        """What each head is, by name."""
+        return {name: self.file(name) for name in self.names}
 
     def file(self, name: str) -> HeadFile:
         """What the head `name` is.
@@ -49,13 +58,15 @@ class HeadSet:
         Raises:
             ModelError: there is none; the message lists those there are.
         """
-        if name not in self.files:
-            known = f"it has: {', '.join(self.files)}" if self.files else "it has none"
+        if name not in self.names:
+            known = f"it has: {', '.join(self.names)}" if self.names else "it has none"
             raise ModelError(
-                f"{self._folder.name} has no head {name!r}; {known}. A head is trained on labelled sequences, then put "
-                f"at {self._folder / FOLDER / name}.safetensors (Model.save_head), or loaded with Model.load_head"
+                f"{self._folder.name} has no head {name!r}; {known}. {HOW_TO_TRAIN}; or load an adapter with "
+                "Model.load_head"
             )
-        return self.files[name]
+        if name not in self._files:
+            self._files[name] = find_head(self._folder, name)
+        return self._files[name]
 
     def trained(self, name: str) -> HeadFile:
         """The head `name`, if its results mean anything.
@@ -67,8 +78,7 @@ class HeadSet:
         if found.trained is False:
             raise ModelError(
                 f"the head {name!r} of {self._folder.name} was never trained: its weights are random and its results "
-                "would mean nothing; train it on labelled sequences (Model.loss gives the loss), and save it with "
-                "Model.save_head"
+                f"would mean nothing. {HOW_TO_TRAIN}"
             )
         return found
 
@@ -81,39 +91,62 @@ class HeadSet:
         """
         if name not in self._modules:
             found = self.file(name)
-            if found.trunk and found.trunk != self._fingerprint():
-                raise CheckpointError(
-                    f"{found.path}: was trained on another trunk than {self._folder} (fingerprint {found.trunk[:12]}, "
-                    f"this one is {self._fingerprint()[:12]}); load the checkpoint that it belongs to"
-                )
+            self._fit(found)
             self._modules[name] = load_head(found, self._folder, self._hidden_size, self._device)
         return self._modules[name]
 
     def load(self, path: str | Path) -> str:
         """Take an adapter file; see `Model.load_head`."""
         found = read_head_file(path)
-        known = self.files.get(found.name)
-        if known is not None and known.fingerprint != found.fingerprint:
-            raise ModelError(f"{path}: there is another head called {found.name!r} already; rename the file")
-        self.files.setdefault(found.name, found)
-        self.module(found.name)
+        self._fit(found)
+        same = self._same(found.name)
+        if same is not None and self.file(same).fingerprint != found.fingerprint:
+            raise ModelError(f"{path}: there is another head called {same!r} already; rename the file")
+        if same is None:
+            # Registered once it is whole: a file that failed may be mended and tried again.
+            self._modules[found.name] = load_head(found, self._folder, self._hidden_size, self._device)
+            self._files[found.name] = found
+            self.names.append(found.name)
         return found.name
 
     def add(self, name: str, config: HeadConfig, seed: int) -> None:
         """Make a fresh head; see `Model.add_head`."""
         check_name(name, "add_head")
-        if name in self.files or name == MASKED_LM:
-            raise ModelError(f"there is a head called {name!r} already; choose another name")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        if (same := self._same(name)) is not None:
+            raise ModelError(f"there is a head called {same!r} already; choose another name")
+        # The CPU's generator alone: torch.manual_seed would start those of all devices anew.
+        state = torch.default_generator.get_state()
+        try:
+            torch.default_generator.manual_seed(seed)
             head = make_head(config, self._hidden_size)
-        self.files[name] = HeadFile(name, config, trained=False)
+        finally:
+            torch.default_generator.set_state(state)
+        self.names.append(name)
+        self._files[name] = HeadFile(name, config, trained=False)
         self._modules[name] = head.to(self._device).eval()
 
     def save(self, name: str, path: str | Path | None, trained: bool) -> Path:
         """Write a head into an adapter file; see `Model.save_head`."""
-        target = Path(path) if path is not None else self._folder / FOLDER / f"{name}.safetensors"
+        beside = self._folder / FOLDER
+        target = Path(path) if path is not None else beside / f"{name}.safetensors"
+        if target.parent.absolute() == beside.absolute() and target.stem in self.own:
+            raise ModelError(
+                f"{target}: the checkpoint has a head called {target.stem!r} of its own; give the adapter another name"
+            )
         module, found = self.module(name), self.file(name)
         write_adapter(target, module, found.config, trunk=self._fingerprint(), trained=trained)
-        self.files[name] = replace(found, trained=trained)
+        if name not in self.own:
+            saved = read_head_file(target)
+            self._files[name] = saved if saved.name == name else replace(found, trained=trained)
         return target
+
+    def _same(self, name: str) -> str | None:
+        """The head of this name, upper and lower case alike: they name SQL views, too."""
+        return next((known for known in self.names if known.lower() == name.lower()), None)
+
+    def _fit(self, found: HeadFile) -> None:
+        if found.trunk and found.trunk != self._fingerprint():
+            raise CheckpointError(
+                f"{found.path}: was trained on another trunk than {self._folder} (fingerprint {found.trunk[:12]}, "
+                f"this one is {self._fingerprint()[:12]}); load the checkpoint that it belongs to"
+            )

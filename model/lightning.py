@@ -41,7 +41,7 @@ def find_lightning(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def rename(loaded: Mapping[str, Any], file: Path) -> tuple[dict[str, Tensor], float | None]:
+def rename(loaded: Any, file: Path) -> tuple[dict[str, Tensor], float | None]:
     """Tensors by GenBio's and multimolecule's names, and the threshold where there is one.
 
     Args:
@@ -51,14 +51,14 @@ def rename(loaded: Mapping[str, Any], file: Path) -> tuple[dict[str, Tensor], fl
     Raises:
         CheckpointError: no "state_dict", or a tensor in it that nobody knows.
     """
-    state = loaded.get("state_dict")
+    state = loaded.get("state_dict") if isinstance(loaded, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{file} holds no state_dict of tensors, so it is no Lightning checkpoint")
     tensors: dict[str, Tensor] = {}
     threshold = None
     for key, value in state.items():
         if key == "threshold":
-            threshold = float(value)
+            threshold = _threshold(value, file)
             continue
         for pattern, name in _NAMES:
             if re.fullmatch(pattern, key):
@@ -67,3 +67,9 @@ def rename(loaded: Mapping[str, Any], file: Path) -> tuple[dict[str, Tensor], fl
         else:
             raise CheckpointError(f"{file}: unknown tensor {key!r}: this is not GenBio's secondary-structure model")
     return tensors, threshold
+
+
+def _threshold(value: Tensor, file: Path) -> float:
+    if value.numel() != 1 or not 0 <= float(value) < 1:
+        raise CheckpointError(f"{file}: threshold is one probability, 0 to below 1, not {value.tolist()}")
+    return float(value)

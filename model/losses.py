@@ -30,7 +30,7 @@ from model.head_config import HeadConfig, Kind, Problem
 IGNORE = -100
 """The label of what is not labelled; regression has NaN instead, since -100 is a value there."""
 
-_AXES: dict[Kind, int] = {"sequence": 0, "token": 1, "contact": 2, "structure": 2}
+AXES: dict[Kind, int] = {"sequence": 0, "token": 1, "contact": 2, "structure": 2}
 
 Shape = tuple[int, ...]
 
@@ -92,7 +92,7 @@ def infer_problem(labels: Any, config: HeadConfig, shapes: Sequence[Shape] | Non
         return "regression"
     if config.num_labels == 1:
         return "binary"
-    axes = _AXES[config.kind]
+    axes = AXES[config.kind]
     many = all(row.ndim == axes + 1 and row.shape[-1] == config.num_labels for row in rows)
     return "multilabel" if rows and many else "multiclass"
 
@@ -127,7 +127,7 @@ def as_arrays(labels: Any, shapes: Sequence[Shape], config: HeadConfig) -> list[
         ModelError: another number of rows than sequences, or rows that are no arrays of numbers.
     """
     if len(shapes) == 1:
-        whole = _array(labels, 0)
+        whole = label_array(labels, 0)
         forms = [np.asarray(whole[0]), whole] if whole.ndim and len(whole) == 1 else [whole]
         for padded in (False, True):
             for row in forms:
@@ -143,13 +143,14 @@ def as_arrays(labels: Any, shapes: Sequence[Shape], config: HeadConfig) -> list[
 def _rows(labels: Any) -> list[np.ndarray]:
     """The labels of each sequence; one row of what cannot be counted off."""
     if isinstance(labels, Tensor | np.ndarray) and labels.ndim:
-        return [np.asarray(row) for row in _array(labels, 0)]
+        return [np.asarray(row) for row in label_array(labels, 0)]
     if isinstance(labels, Sequence) and not isinstance(labels, str | bytes):
-        return [_array(row, i) for i, row in enumerate(labels)]
-    return [_array(labels, 0)]
+        return [label_array(row, i) for i, row in enumerate(labels)]
+    return [label_array(labels, 0)]
 
 
-def _array(row: Any, index: int) -> np.ndarray:
+def label_array(row: Any, index: int) -> np.ndarray:
+    """Labels of sequence number `index` of a list, whatever holds them, as an array."""
     try:
         array = np.asarray(_plain(row))
     except ValueError:

@@ -12,7 +12,7 @@ import numpy as np
 from model import scoring
 from model.errors import ModelError, SequenceError
 from model.fill import Candidate, candidates
-from model.passes import Reading, Rows, run
+from model.passes import Reading, Rows, refuse_nan, run
 from model.scoring import Method, PseudoLikelihood, VariantEffects
 from model.trunk import Options, Texts, Trunk
 
@@ -92,7 +92,10 @@ class MaskedLm(Trunk):
         self._need_lm_head()
         rows = Rows(reading.windows, self.config.num_layers, self._encoder.logits)
         run(self._encoder, reading, [rows])
-        return rows.values()
+        values = rows.values()
+        for i, logits in enumerate(values):
+            refuse_nan(logits, i, "the masked LM")
+        return values
 
     def _marginal_logits(self, reading: Reading, method: Method) -> list[np.ndarray]:
         if method not in ("masked", "wild-type"):
@@ -100,9 +103,12 @@ class MaskedLm(Trunk):
         if method == "wild-type":
             return [logits[1:-1] for logits in self._lm_logits(reading)]
         self._need_lm_head()
-        return scoring.masked_logits(
+        values = scoring.masked_logits(
             self._encoder, self.alphabet, reading.tokens, reading.windows, max_tokens=reading.max_tokens
         )
+        for i, logits in enumerate(values):
+            refuse_nan(logits, i, "the masked LM")
+        return values
 
     def _log_probabilities(self, reading: Reading, method: Method) -> list[np.ndarray]:
         return [

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from model.alphabet import Alphabet, Tokens
 from model.encoder import AidoRna
+from model.errors import SequenceError
 from model.packing import Batch, batches
 from model.pooling import PooledWindows, Pooling, pool
 from model.windows import Windows, join, mean_weights
@@ -146,7 +147,9 @@ class Pooled:
 
 
 class Windowed:
-    """Hands over the states of each sequence as soon as all of its windows have been read, and keeps none.
+    """Hands over the states of each sequence as soon as all of its windows have been read.
+
+    Batches go by length, so the states of sequences in several windows wait until their shortest, last ones come.
 
     Args:
         windows: how the sequences are cut.
@@ -179,6 +182,20 @@ class Windowed:
                 del self._pending[sequence]
                 own = [(int(windows.start[w]), parts[w].to(hidden.device)) for w in sorted(parts)]
                 self._take(sequence, own)
+
+
+def refuse_nan(values: np.ndarray, index: int, what: str) -> None:
+    """Refuse what is no number: an index of the largest would make a class of it.
+
+    Raises:
+        SequenceError: a value is NaN.
+    """
+    if np.isnan(values).any():
+        raise SequenceError(
+            f"{what} gives no numbers (NaN) for sequence {index + 1} of the list; float16 overflows in some models: "
+            "compute in float32 or bfloat16, else the weights are damaged",
+            index=index,
+        )
 
 
 def to_numpy(x: Tensor) -> np.ndarray:

@@ -62,6 +62,9 @@ class TokenPrediction:
 class ContactPrediction:
     """Of a contact or structure head: the pairs i < j (from 0) whose score is above the threshold.
 
+    A multiclass head gives every class of a pair that is above it, one that stands for "no contact" too; regression,
+    which knows no threshold, every pair that was read.
+
     Attributes:
         head, problem, label_names: whose it is; C names.
         i, j: (n,) int32.
@@ -104,7 +107,7 @@ class Decision:
     dense: bool = False
 
     def __post_init__(self) -> None:
-        if self.threshold is not None and not 0 <= self.threshold < 1:
+        if self.threshold is not None and not (isinstance(self.threshold, int | float) and 0 <= self.threshold < 1):
             raise ModelError(f"threshold must be a probability from 0 to below 1, not {self.threshold!r}")
         _ = self.problem
 
@@ -117,9 +120,9 @@ class Decision:
         """
         if self.config.problem is None:
             raise ModelError(
-                f"the checkpoint does not say what its head {self.name!r} predicts, so its logits have no meaning in "
-                'words; set "head": {"problem_type": ...} in config.json to regression, binary, multiclass or '
-                "multilabel, or read the logits with Model.logits"
+                f"the settings of the head {self.name!r} do not say what it predicts (regression, binary, multiclass "
+                "or multilabel), so its logits have no meaning in words; read them with Model.logits, or write the "
+                "head anew with its HeadConfig.problem set"
             )
         return self.config.problem
 
@@ -160,9 +163,6 @@ class Decision:
 
     def _contacts(self, values: np.ndarray, sequence: str) -> ContactPrediction:
         maps = values.reshape(*values.shape[:2], -1)
-        if np.isnan(maps).any():
-            # Nothing is above a threshold where nothing is a number: it would look like a sequence without pairs.
-            raise ModelError(f"the head {self.name!r} gave scores that are not finite")
         many = maps.shape[-1] > 1
         upper = np.triu(np.ones(maps.shape[:2], dtype=bool), 1)
         # A value is no probability, so no threshold parts contacts from the rest; -inf are pairs that were not read.
@@ -191,10 +191,14 @@ def probabilities(logits: np.ndarray, problem: Problem) -> np.ndarray:
     """
     if problem == "regression":
         return logits
-    # In double precision, and shifted so that nothing overflows.
-    x = logits.astype(np.float64)
+    # In place and in float32: maps are large.
     if problem == "multiclass":
-        highest = x.max(-1, keepdims=True)
-        x = np.exp(x - np.where(np.isneginf(highest), 0, highest))
-        return (x / np.maximum(x.sum(-1, keepdims=True), np.finfo(np.float64).tiny)).astype(np.float32)
-    return (0.5 * (1 + np.tanh(0.5 * x))).astype(np.float32)
+        highest = logits.max(-1, keepdims=True)
+        x = np.exp(logits - np.where(np.isneginf(highest), np.float32(0), highest))
+        x /= np.maximum(x.sum(-1, keepdims=True), np.finfo(np.float32).tiny)
+        return x
+    # The sigmoid by tanh, which does not overflow.
+    x = np.tanh(np.float32(0.5) * logits)
+    x += 1
+    x *= np.float32(0.5)
+    return x

@@ -121,11 +121,16 @@ class Trunk:
         maps: list[np.ndarray] = [np.empty(0)] * len(reading)
         with torch.inference_mode():
             for batch in reading.batches():
+                lengths = batch.layout.lengths
+                for window, length in zip(batch.windows.tolist(), lengths, strict=True):
+                    shape = (self.config.num_layers, self.config.num_heads, length, length)
+                    maps[window] = np.empty(shape, np.float32)
                 recorder = Recorder()
-                for _ in self._encoder.states(batch.ids, batch.layout, recorder):
-                    pass
-                for place, window in enumerate(batch.windows.tolist()):
-                    maps[window] = np.stack([layer[place].numpy() for layer in recorder.maps])
+                for layer, _ in enumerate(self._encoder.states(batch.ids, batch.layout, recorder)):
+                    # State 0 stands before the first layer.
+                    if layer:
+                        for window, found in zip(batch.windows.tolist(), recorder.take(), strict=True):
+                            maps[window][layer - 1] = found.numpy()
         return maps
 
     def pooler_output(self, seqs: Texts, **options: Unpack[Options]) -> np.ndarray:

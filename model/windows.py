@@ -78,6 +78,14 @@ def coverage(starts: np.ndarray, lengths: np.ndarray, kept: int) -> np.ndarray:
     return covered
 
 
+def pair_coverage(starts: np.ndarray, lengths: np.ndarray, kept: int) -> np.ndarray:
+    """(kept, kept) uint8: how many of one sequence's windows read both nucleotides of each pair."""
+    covered = np.zeros((kept, kept), dtype=np.uint8)
+    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+        covered[start : start + length, start : start + length] += 1
+    return covered
+
+
 def mean_weights(windows: Windows) -> list[np.ndarray]:
     """Weight of every token of every window in its sequence's mean; (L,) float32 each, zero on special tokens.
 

@@ -28,6 +28,7 @@ PUBLIC = {
         "find_heads",
         "fingerprint",
         "load",
+        "loss_terms",
         "mask_tokens",
         "registry",
         "shipped_checkpoint",

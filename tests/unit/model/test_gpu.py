@@ -52,13 +52,21 @@ def test_heads_and_variants_equal_the_cpu(seqs: list[str]) -> None:
         "c": HeadConfig("contact", "binary"),
         "f": HeadConfig("structure"),
     }
-    cpu, cuda = model.load("nano"), model.load("nano", device="cuda")
+    cpu, cuda, half = (
+        model.load("nano"),
+        model.load("nano", device="cuda"),
+        model.load("nano", device="cuda", dtype="bfloat16"),
+    )
+    rng = np.random.default_rng(1)
     for name, config in configs.items():
-        labels = {"s": [1] * len(seqs), "t": [[1] * len(s) for s in seqs]}
-        for loaded in (cpu, cuda):
-            loaded.add_head(name, config)
-        pairs = [np.zeros((len(s), len(s)), int) for s in seqs]
-        losses = [loaded.loss(seqs, labels.get(name, pairs), head=name) for loaded in (cpu, cuda)]
-        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        for loaded in (cpu, cuda, half):
+            loaded.add_head(name, config, seed=5)
+        for seq in seqs:
+            # Random labels, so that maps with rows or windows out of place give another loss.
+            shape = {"sequence": (), "token": (len(seq),)}.get(config.kind, (len(seq), len(seq)))
+            labels = rng.integers(2, size=(1, *shape))
+            exact, same, near = (loaded.loss([seq], labels, head=name) for loaded in (cpu, cuda, half))
+            assert same == pytest.approx(exact, rel=1e-4)
+            assert near == pytest.approx(exact, rel=2e-2)
     ours, theirs = cpu.variants(seqs[:4])[3].scores, cuda.variants(seqs[:4])[3].scores
     assert np.abs(ours - theirs).max() <= 1e-3

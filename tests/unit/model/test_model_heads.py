@@ -127,7 +127,7 @@ def test_long_sequences(tiny: Path, tmp_path: Path, name: str) -> None:
     for seq, row in zip(seqs, loaded.logits(seqs, head=name), strict=True):
         parts = [seq[start : start + 14] for start in starts[len(seq)]]
         if config.kind == "sequence":
-            continue  # of the joined vectors: test_heads_read_what_they_say
+            continue  # below
         shape = row.shape
         total, times = np.zeros(shape), np.zeros(shape)
         for start, logits in zip(starts[len(seq)], loaded.logits(parts, head=name), strict=True):
@@ -143,11 +143,15 @@ def test_long_sequences(tiny: Path, tmp_path: Path, name: str) -> None:
         assert np.abs(found.i - found.j).max(initial=0) < 14
         assert not found.probabilities[0, -1].any()
         labels = np.zeros((30, 30, 2) if config.num_labels > 1 else (30, 30), int)
-        assert np.isfinite(loaded.loss(seqs[:1], labels, head=name))
-    if config.pooling == "mean":
-        vector, head = loaded.embed(seqs)[0], loaded.head_module(name).state_dict()
-        expected = vector @ head["decoder.weight"].numpy().T + head["decoder.bias"].numpy()
-        _close(loaded.logits(seqs, head=name)[0], expected)
+        logits = torch.from_numpy(loaded.logits(seqs[:1], head=name)[0])
+        read = logits[torch.isfinite(logits)]  # pairs that no window covers do not count
+        expected = torch.nn.functional.binary_cross_entropy_with_logits(read, torch.zeros_like(read))
+        assert loaded.loss(seqs[:1], labels, head=name) == pytest.approx(float(expected), rel=1e-5)
+    if config.kind == "sequence":
+        vectors = loaded.pooler_output(seqs) if config.pooling == "pooler" else loaded.embed(seqs, config.pooling)
+        with torch.no_grad():
+            expected = loaded.head_module(name)(torch.from_numpy(vectors))
+        _close(np.stack(loaded.logits(seqs, head=name)), expected.numpy())
     cut = loaded.logits(seqs, head=name, long="truncate")
     for row, alone in zip(cut, loaded.logits([seq[:14] for seq in seqs], head=name), strict=True):
         _close(row, alone)
@@ -252,12 +256,14 @@ def test_heads_in_the_checkpoint_and_beside_it(loaded: Model, tmp_path: Path) ->
             assert np.array_equal(ours, theirs)
     with pytest.raises(ModelError, match="say which is meant"):
         again.logits(SEQS)
+    settings = json.loads((tmp_path / "whole" / "config.json").read_text())
+    assert settings["tie_word_embeddings"] is True
     again.save(tmp_path / "twice")
     assert model.fingerprint(tmp_path / "twice") == again.fingerprint
-    file = loaded.save_head("coding", tmp_path / "coding.safetensors")
+    file = loaded.save_head("coding", tmp_path / "coding.safetensors", trained=True)
     with pytest.raises(CheckpointError, match="trained on another trunk"):
         again.load_head(file)
-    mine = again.save_head("sequence", tmp_path / "mine.safetensors")
+    mine = again.save_head("sequence", tmp_path / "mine.safetensors", trained=True)
     assert again.load_head(mine) == "mine"
     assert np.array_equal(again.logits(SEQS, head="mine")[0], again.logits(SEQS, head="sequence")[0])
     settings = json.loads((tmp_path / "whole" / "config.json").read_text())
@@ -279,7 +285,8 @@ def test_a_trained_head_on_an_untrained_trunk(tmp_path: Path) -> None:
         assert again.trained is False
         assert again.heads["structure"].trained is trained
         assert find_heads(tmp_path / f"{trained}")["structure"].trained is trained
-    assert model.load(tmp_path / "True").predict(["GGGAAACCC"])["structure"]
+    model.convert.convert(tmp_path / "True", tmp_path / "converted")
+    assert model.load(tmp_path / "converted").predict(["GGGAAACCC"])["structure"]
 
 
 def test_the_only_head_is_the_default(loaded: Model, tmp_path: Path) -> None:
@@ -311,7 +318,7 @@ def test_refusals(tiny: Path, loaded: Model, tmp_path: Path) -> None:
     silent = tmp_path / "silent"
     shutil.copytree(tiny, silent)
     _add(silent, {"what": HeadConfig("sequence")})
-    with pytest.raises(ModelError, match="does not say what its head 'what' predicts"):
+    with pytest.raises(ModelError, match="settings of the head 'what' do not say what it predicts"):
         model.load(silent).predict(SEQS, "what")
     assert model.load(silent).logits(["GG"], head="what")[0].shape == (1,)
 
@@ -360,3 +367,102 @@ def test_attentions_are_probabilities(loaded: Model) -> None:
     with pytest.raises(SequenceError, match="1023 nucleotides"):
         loaded.attentions(["A" * 1023])
     assert loaded.attentions(["A" * 1023], truncate=True)[0].shape[-1] == 1024
+
+
+def test_the_life_of_a_head(tiny: Path, tmp_path: Path) -> None:
+    """Made, trained elsewhere, saved, loaded; what fails leaves nothing behind."""
+    folder = tmp_path / "tiny"
+    shutil.copytree(tiny, folder)
+    loaded = model.load(folder)
+    before = torch.random.get_rng_state()
+    loaded.add_head("fold", CONFIGS["fold"])
+    assert torch.equal(before, torch.random.get_rng_state())
+    for name in ("fold", "Fold", "masked_lm"):
+        with pytest.raises(ModelError, match=r"called 'fold' already|name of the masked-LM head"):
+            loaded.add_head(name, CONFIGS["fold"])
+    file = loaded.save_head("fold", trained=False)
+    with pytest.raises(ModelError, match="never trained"):
+        loaded.predict(["GGC"], "fold")
+    assert loaded.save_head("fold", trained=True) == file == folder / "heads" / "fold.safetensors"
+    assert loaded.heads["fold"].path == file
+    assert loaded.load_head(file) == "fold"
+    assert loaded.predict(["GGC"], "fold")["fold"]
+    broken = tmp_path / "loop.safetensors"
+    write_adapter(broken, make_head(CONFIGS["loop"], 16), CONFIGS["loop"], trunk=loaded.fingerprint, trained=True)
+    with pytest.raises(CheckpointError, match="trunk of width 32"):
+        loaded.load_head(broken)
+    assert list(loaded.heads) == ["fold"]
+    write_adapter(broken, make_head(CONFIGS["loop"], 32), CONFIGS["loop"], trunk=loaded.fingerprint, trained=True)
+    assert loaded.load_head(broken) == "loop"
+    loaded.save(tmp_path / "whole", heads=["loop"])
+    whole = model.load(tmp_path / "whole")
+    # It would stand beside the checkpoint's own head of that name.
+    with pytest.raises(ModelError, match="a head called 'token' of its own"):
+        whole.save_head("token", trained=True)
+    assert whole.logits(["GGC"])[0].shape == (3, 2)
+
+
+def test_a_damaged_adapter_is_in_nobodys_way(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "heads" / "aaa.safetensors").write_bytes(b"nothing")
+    loaded = model.load(copy)
+    assert loaded.logits(["GGC"])[0].shape == (5, 26)
+    assert loaded.predict(["GGC"], "fold")["fold"]
+    with pytest.raises(CheckpointError, match=r"aaa\.safetensors cannot be read"):
+        loaded.predict(["GGC"], "aaa")
+    with pytest.raises(CheckpointError, match=r"aaa\.safetensors cannot be read"):
+        _ = loaded.heads
+
+
+def test_no_dropout_in_answers(tiny: Path) -> None:
+    loaded = model.load(tiny)
+    config = HeadConfig("token", "multiclass", 2, dropout=0.5)
+    loaded.add_head("drop", config)
+    labels = [[0, 1, 1]]
+    module = loaded.head_module("drop").train()
+    assert len({loaded.loss(["GGC"], labels, head="drop") for _ in range(4)}) == 1
+    assert module.training
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_what_is_no_number_is_refused(folder: Path, name: str) -> None:
+    loaded = model.load(folder)
+    with torch.no_grad():
+        next(iter(loaded.head_module(name).parameters())).fill_(float("nan"))
+    with pytest.raises(SequenceError, match="gives no numbers"):
+        loaded.predict(["GGC"], name)
+    with torch.no_grad():
+        loaded.module.final_norm.weight.fill_(float("nan"))  # type: ignore[union-attr]
+    for call in (loaded.variants, loaded.fill_mask, loaded.pseudo_log_likelihood):
+        with pytest.raises(SequenceError, match="the masked LM gives no numbers"):
+            call(["GG<mask>C"])
+
+
+def test_maps_have_a_longest_sequence(loaded: Model) -> None:
+    with pytest.raises(SequenceError, match=r"8,193 nucleotides, and maps of pairs are made for 8,192 at most"):
+        loaded.predict(["A" * 8193], "near")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_heads_on_a_trunk_of_halves(folder: Path, loaded: Model, dtype: str) -> None:
+    halves = model.load(folder, dtype=dtype)
+    for name, config in CONFIGS.items():
+        assert next(halves.head_module(name).parameters()).dtype == torch.float32
+        for half, full in zip(halves.logits(SEQS, head=name), loaded.logits(SEQS, head=name), strict=True):
+            assert np.abs(half - full).max() <= 0.15 * max(1.0, np.abs(full).max()), config
+
+
+def test_truncated_masked_lm_loss(tiny: Path, tmp_path: Path) -> None:
+    """Labels are those of the whole text; what is read keeps its own and <eos>'s."""
+    short = tmp_path / "short"
+    shutil.copytree(tiny, short)
+    settings = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps(settings | {"max_position_embeddings": 8}))
+    loaded = model.load(short)
+    text, labels = "ACGUACGGA", [1, 6, 7, 8, 9, 6, 7, 8, 8, 6, 3]
+    cut = [*labels[:7], labels[-1]]
+    assert loaded.loss([text], [labels], long="truncate") == pytest.approx(loaded.loss([text[:6]], [cut]), rel=1e-6)
+    for wrong in (5, None, [["a"] * 11], [[1.5] * 11]):
+        with pytest.raises(ModelError):
+            loaded.loss([text], wrong)
