@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterable
 from functools import lru_cache
@@ -33,6 +34,11 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def occurring(names: Iterable[str], text: str) -> list[str]:
+    """Those of `names` that the SQL `text` may speak of: they stand in it as words, quoted or not, in either case."""
+    return [name for name in names if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE)]
+
+
 def escape_glob(path: str | os.PathLike[str]) -> str:
     """`path` as a pattern that matches itself only: DuckDB's readers take every path for a pattern."""
     return "".join(f"[{character}]" if character in "[*?" else character for character in os.fspath(path))
@@ -57,8 +63,16 @@ def type_name(type_: pa.DataType) -> str:
 
 def no_rows(schema: pa.Schema) -> str:
     """A SELECT with the columns of `schema` and no rows."""
-    columns = ", ".join(f"NULL::{type_name(column.type)} AS {identifier(column.name)}" for column in schema)
-    return f"SELECT {columns} WHERE false"
+    return f"SELECT {_nulls(schema)} WHERE false"
+
+
+def refusing(schema: pa.Schema, message: str) -> str:
+    """A SELECT with the columns of `schema` that fails with `message` where its rows are asked for."""
+    return f"SELECT {_nulls(schema)} WHERE error({literal(message)})"
+
+
+def _nulls(schema: pa.Schema) -> str:
+    return ", ".join(f"NULL::{type_name(column.type)} AS {identifier(column.name)}" for column in schema)
 
 
 @lru_cache(maxsize=1)

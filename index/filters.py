@@ -6,20 +6,22 @@ The condition is parsed, every column in it is resolved to its table, and only t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import duckdb
 import numpy as np
 
-from index import duck
+from index import damage, duck
 from index.annotation_tables import list_tables
 from index.errors import StoreError
 from index.predictions import make_views, schema_of
 from index.schema import RECORDS, SEQUENCES
-from index.sql import connect
+from index.sql import connect, owners_in
 from index.store import Store
 
+PLAIN = re.compile(r"[A-Za-z_]\w*", re.ASCII)  # a name that SQL takes as it stands
 # What a name means in a hit it means in a condition, also where an annotation table has a column of that name.
 AS_IN_A_HIT = {"seq_id": "sequences", "length": "sequences", "id": "records", "description": "records"}
 
@@ -38,15 +40,18 @@ def matching_sequences(store: Store, where: str) -> np.ndarray:
         StoreError: not one SQL condition, an unknown or ambiguous column, or a value that does not fit its column.
     """
     tables = _tables(store)
+    used: set[str] = set()
     predicted = {name: schema_of(made).names for name, made in store.predictions.items()}
-    with connect(store, sets=False) as connection:
+    with connect(store, statement=where) as connection:
         try:
-            tree = _parse(connection, where)
-            used: set[str] = set()
-            _resolve(tree["statements"][0]["node"]["select_list"][0], tables, predicted, used)
+            try:
+                tree = _parse(connection, where)
+                _resolve(tree["statements"][0]["node"]["select_list"][0], tables, predicted, used)
+            except StoreError as error:
+                raise StoreError(f"{error}{_to_quote((*tables, *predicted), where)}") from error
             condition = _render(connection, tree)
-            # Sub-queries may name a set as well; looking for its name in the text finds it there.
-            make_views(connection, store, [name for name in predicted if name in used or name.lower() in where.lower()])
+            # Those that the text itself names are open already, in sub-queries too.
+            make_views(connection, store, sorted((used & predicted.keys()) - {*duck.occurring(predicted, where)}))
             joined = "".join(
                 f" LEFT JOIN {duck.identifier(table)} ON {duck.identifier(table)}.seq_id = sequences.seq_id"
                 for table in (*tables, *predicted)
@@ -56,6 +61,9 @@ def matching_sequences(store: Store, where: str) -> np.ndarray:
                 f"SELECT DISTINCT sequences.seq_id FROM sequences{joined} WHERE {condition} ORDER BY 1"
             ).fetchnumpy()["seq_id"]
         except duckdb.Error as error:
+            if damage.is_damage(error):
+                named = f"{where} sequences {' '.join(used)}"
+                raise StoreError(damage.complaint(store, owners_in(store, named), error)) from error
             raise StoreError(f"where {where!r}: {duck.first_lines(error)}") from error
     return np.asarray(found, dtype=np.int64)
 
@@ -64,6 +72,14 @@ def _tables(store: Store) -> dict[str, list[str]]:
     """Columns by table without predictions, the store's own first."""
     own = {"sequences": SEQUENCES.names, "records": RECORDS.names}
     return {**own, **{table.name: table.columns for table in list_tables(store)}}
+
+
+def _to_quote(names: Iterable[str], where: str) -> str:
+    """A hint, where `where` has a name bare that SQL takes for several words; else nothing."""
+    text = where.lower()
+    bare = [n for n in names if not PLAIN.fullmatch(n) and n.lower() in text and f'"{n.lower()}' not in text]
+    # The longest is what was meant, where one name begins as another does.
+    return f". Double quotes are needed around such a name: {duck.identifier(max(bare, key=len))}" if bare else ""
 
 
 def _parse(connection: duckdb.DuckDBPyConnection, where: str) -> dict[str, Any]:

@@ -62,7 +62,8 @@ def hit_table(
 
 
 def check_columns(store: Store, columns: Sequence[str] | None) -> list[str]:
-    """The columns that a hit table shall have, in order: `columns`, or all but those on request if None.
+    """The columns that a hit table shall have, in order: `columns` as the store spells them (their case does not
+    matter), or all but those on request if None.
 
     Raises:
         StoreError: an unknown column (the message lists all), or one that is asked for twice.
@@ -71,12 +72,15 @@ def check_columns(store: Store, columns: Sequence[str] | None) -> list[str]:
     if columns is None:
         return [*BASE, *annotation]
     known = [*BASE, *annotation, *predicted, *ON_REQUEST]
-    unknown = [name for name in columns if name not in known]
-    if unknown:
-        raise StoreError(f"no column {unknown[0]!r}; there are: {', '.join(known)}")
-    if len(set(columns)) < len(columns):
+    # As in SQL the case does not matter; an exact name is preferred.
+    spelled = {**{name.lower(): name for name in reversed(known)}, **{name: name for name in known}}
+    wanted = [spelled.get(name) or spelled.get(name.lower()) for name in columns]
+    found = [name for name in wanted if name is not None]
+    if len(found) < len(columns):
+        raise StoreError(f"no column {columns[wanted.index(None)]!r}; there are: {', '.join(known)}")
+    if len(set(found)) < len(found):
         raise StoreError(f"a column is asked for twice: {', '.join(columns)}")
-    return list(columns)
+    return found
 
 
 def available_columns(store: Store) -> list[str]:

@@ -9,19 +9,24 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from index import duck
+from index import damage, duck
 from index.annotation_tables import list_tables
 from index.errors import StoreError
 from index.parts import fitting_parts
-from index.schema import VIEWS, predictions_schema
+from index.schema import SEQUENCES, VIEWS, predictions_schema
 from index.sets import Prediction
 from index.store import Store
 
+SEQ_ID = pa.schema([SEQUENCES.field("seq_id")])
 
-def check_name(store: Store, name: str) -> None:
+
+def check_name(store: Store | None, name: str) -> None:
     """Whether a set of predictions can be called `name`; one that is called so already may go on.
 
     In SQL the set is a view of that name, and names are compared without their case there.
+
+    Args:
+        store: None where there is none yet.
 
     Raises:
         StoreError: the name cannot be that of a folder, is a reserved word of SQL, or is taken: by the store's own
@@ -30,17 +35,21 @@ def check_name(store: Store, name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise StoreError(f"name of predictions {name!r}: use letters, digits, '.', '_' and '-' only")
     folded = name.lower()
+    sets, tables = (store.predictions, list_tables(store)) if store else ({}, [])
     if folded in VIEWS:
         taken = "taken by the store itself"
     elif folded in duck.reserved_words():
         taken = "a word of SQL"
-    elif folded in (table.name.lower() for table in list_tables(store)):
+    elif folded in (table.name.lower() for table in tables):
         taken = "that of an annotation table"
-    elif other := next((known for known in store.predictions if known.lower() == folded and known != name), None):
+    elif other := next((known for known in sets if known.lower() == folded and known != name), None):
         taken = f"too near to the predictions {other!r} (SQL ignores the case)"
     else:
         return
-    raise StoreError(f"{store.root}: the name {name!r} for predictions is {taken}; choose another")
+    where = f"{store.root}: " if store else ""
+    raise StoreError(
+        f"{where}the name {name!r} for predictions is {taken}; give another as --name of raypipe predict or raypipe mlm"
+    )
 
 
 def schema_of(made: Prediction) -> pa.Schema:
@@ -65,7 +74,7 @@ def relation(store: Store, made: Prediction, seq_ids: np.ndarray | None = None) 
 
 
 def make_views(connection: duckdb.DuckDBPyConnection, store: Store, names: Iterable[str]) -> None:
-    """Make a view of every set in `names`, called as the set.
+    """Make a view of every set in `names`, called as the set, also where one refuses to be read so far.
 
     Raises:
         StoreError: a part is damaged.
@@ -73,9 +82,20 @@ def make_views(connection: duckdb.DuckDBPyConnection, store: Store, names: Itera
     for name in names:
         made = store.prediction(name)
         try:
-            connection.execute(f"CREATE VIEW memory.main.{duck.identifier(name)} AS {relation(store, made)}")
+            connection.execute(f"CREATE OR REPLACE VIEW memory.main.{duck.identifier(name)} AS {relation(store, made)}")
         except duckdb.Error as error:
-            raise _damaged(store, made, error) from error
+            raise StoreError(damage.complaint(store, [made], error)) from error
+
+
+def make_closed_views(connection: duckdb.DuckDBPyConnection, store: Store, names: Iterable[str]) -> None:
+    """Make views of the sets in `names` that have their names and columns, but refuse to be read; no file is opened."""
+    for name in names:
+        try:
+            schema = schema_of(store.prediction(name))
+        except StoreError:  # whoever asks for the set itself shall complain
+            schema = SEQ_ID
+        closed = duck.refusing(schema, f"predictions {name!r}: name them in the statement itself")
+        connection.execute(f"CREATE VIEW memory.main.{duck.identifier(name)} AS {closed}")
 
 
 def hit_columns(store: Store, taken: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -122,14 +142,6 @@ def predictions_of(store: Store, seq_ids: np.ndarray, asked: dict[str, tuple[str
                     f"SELECT {chosen} FROM hit LEFT JOIN ({first}) t ON t.seq_id = hit.seq_id ORDER BY hit.seq_id"
                 ).to_arrow_table()
             except duckdb.Error as error:
-                raise _damaged(store, made, error) from error
+                raise StoreError(damage.complaint(store, [made], error)) from error
             result.update({name: rows[name] for name in names})
     return pa.table(result)
-
-
-def _damaged(store: Store, made: Prediction, error: duckdb.Error) -> StoreError:
-    command = "mlm" if made.task in ("pll", "logits", "variants") else "predict"
-    return StoreError(
-        f"{store.root / made.main / made.name}: a file is damaged ({duck.first_lines(error)}); remove it and run the "
-        f"same raypipe {command} again, which makes what is missing"
-    )

@@ -9,22 +9,24 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from index import duck
+from index import damage, duck
 from index.annotation_tables import ALIAS, attach, list_tables, live_database
 from index.errors import StoreError
 from index.info import current_info
 from index.parts import fitting_parts
-from index.predictions import make_views
+from index.predictions import make_closed_views, make_views
 from index.schema import RECORDS, REJECTS, SEQUENCES, embeddings_schema
+from index.sets import Embedding, ShardedSet
 from index.store import Store
 
 _TABLES = {"sequences": SEQUENCES, "records": RECORDS, "rejects": REJECTS}
+_VECTORS = embeddings_schema(1, "float32")
 _EXPLAIN = re.compile(r"\s*EXPLAIN(\s+ANALYZE)?\b(.*)", re.IGNORECASE | re.DOTALL)
 ALLOWED = "one SELECT, EXPLAIN, DESCRIBE or SHOW statement"
 
 
 def connect(
-    store: Store, *, memory_limit: str | None = None, threads: int | None = None, sets: bool = True
+    store: Store, *, memory_limit: str | None = None, threads: int | None = None, statement: str | None = None
 ) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection with the views sequences, records, rejects, embeddings, annotation tables and predictions.
 
@@ -38,7 +40,9 @@ def connect(
     Args:
         memory_limit: such as "4GB"; DuckDB's default if None.
         threads: at most so many; all cores if None.
-        sets: whether to make the views of vectors and predictions, which reads the footer of every part.
+        statement: what will be asked. The views of vectors and predictions that it does not name have their columns,
+            but refuse to be read, and none of their files is opened: reading the footer of every part takes its time,
+            and a damaged one is nothing to who asks for something else. If None, all can be read.
 
     Raises:
         StoreError: a file of the store is damaged.
@@ -46,16 +50,20 @@ def connect(
     connection = duck.new_connection(memory_limit, threads)
     for name, schema in _TABLES.items():
         paths = store.parts(name)
-        _view(connection, name, f"FROM {duck.parquet(paths)}" if paths else duck.no_rows(schema))
-    if sets:
-        _view(connection, "embeddings", _vectors(store))
+        _view(connection, store, name, f"FROM {duck.parquet(paths)}" if paths else duck.no_rows(schema))
+    if statement is None or duck.occurring(["embeddings"], statement):
+        vectors = _indexed(store)
+        _view(connection, store, "embeddings", _vectors(store, vectors), vectors)
+    else:
+        _view(connection, store, "embeddings", duck.refusing(_VECTORS, "embeddings: name them in the statement itself"))
     database = live_database(store)
     if database is not None:
         attach(connection, database)
         for table in list_tables(store):
-            _view(connection, table.name, f"FROM {ALIAS}.main.{duck.identifier(table.name)}")
-    if sets:
-        make_views(connection, store, store.predictions)
+            _view(connection, store, table.name, f"FROM {ALIAS}.main.{duck.identifier(table.name)}", "annotations")
+    for name in store.predictions:
+        make = make_views if statement is None or duck.occurring([name], statement) else make_closed_views
+        make(connection, store, [name])
     # Both spellings: a path is compared as written, and the views write glob characters in brackets.
     folders = {f"{store.root}/", f"{duck.escape_glob(store.root)}/"}
     connection.execute(f"SET allowed_directories = [{', '.join(duck.literal(folder) for folder in sorted(folders))}]")
@@ -74,7 +82,7 @@ def query(store: Store, sql: str, params: Sequence[Any] | Mapping[str, Any] | No
     Raises:
         StoreError: anything else than one reading statement, or DuckDB's own complaint.
     """
-    with connect(store) as connection:
+    with connect(store, statement=sql) as connection:
         try:
             kind = _admit(connection, sql)
             if kind == duckdb.StatementType.EXPLAIN:
@@ -82,7 +90,7 @@ def query(store: Store, sql: str, params: Sequence[Any] | Mapping[str, Any] | No
                 return pa.table({"explain_key": [row[0] for row in rows], "explain_value": [row[1] for row in rows]})
             return connection.sql(sql, params=params).to_arrow_table()
         except duckdb.Error as error:
-            raise StoreError(_message(connection, error)) from error
+            raise StoreError(_message(store, connection, sql, error)) from error
 
 
 def table_names(connection: duckdb.DuckDBPyConnection) -> list[str]:
@@ -91,6 +99,13 @@ def table_names(connection: duckdb.DuckDBPyConnection) -> list[str]:
         "SELECT view_name FROM duckdb_views() WHERE database_name = 'memory' AND NOT internal ORDER BY view_oid"
     ).fetchall()
     return [name for (name,) in rows]
+
+
+def owners_in(store: Store, sql: str) -> list[ShardedSet | str]:
+    """What has part files of all that `sql` names: tables of the store, and sets."""
+    vectors = _indexed(store) if duck.occurring(["embeddings"], sql) else None
+    predicted = [store.prediction(name) for name in duck.occurring(store.predictions, sql)]
+    return [*duck.occurring(_TABLES, sql), *([vectors] if vectors else []), *predicted]
 
 
 def _admit(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.StatementType:
@@ -109,29 +124,34 @@ def _admit(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.StatementT
     return kind
 
 
-def _message(connection: duckdb.DuckDBPyConnection, error: duckdb.Error) -> str:
+def _message(store: Store, connection: duckdb.DuckDBPyConnection, sql: str, error: duckdb.Error) -> str:
     text = duck.first_lines(error)
     if isinstance(error, duckdb.CatalogException) and "Table with name" in text:
         return f"{text.split('!')[0]}; there are: {', '.join(table_names(connection))}"
     if "file system operations are disabled" in text:
         return f"{text}; only the store's own tables can be read here"
-    return text
+    owners = owners_in(store, sql)
+    return damage.complaint(store, owners, error) if owners and damage.is_damage(error) else text
 
 
-def _view(connection: duckdb.DuckDBPyConnection, name: str, source: str) -> None:
+def _view(
+    connection: duckdb.DuckDBPyConnection, store: Store, name: str, source: str, owner: ShardedSet | str | None = None
+) -> None:
     try:
         connection.execute(f"CREATE VIEW memory.main.{duck.identifier(name)} AS {source}")
     except duckdb.Error as error:
-        raise StoreError(
-            f"{name}: a file of the store is damaged ({duck.first_lines(error)}); restore it from a copy, or ingest "
-            f"into a new atlas"
-        ) from error
+        raise StoreError(damage.complaint(store, [owner or name], error)) from error
 
 
-def _vectors(store: Store) -> str:
-    """SQL for the set of vectors that is indexed, else the first."""
+def _indexed(store: Store) -> Embedding | None:
+    """The set of vectors that is indexed, else the first."""
     info = current_info(store)
     known = store.embeddings
     chosen = info.embeddings if info and info.embeddings in known else None
-    paths = fitting_parts(store, store.embedding(chosen)) if known else []
-    return f"FROM {duck.parquet(paths)}" if paths else duck.no_rows(embeddings_schema(1, "float32"))
+    return store.embedding(chosen) if known else None
+
+
+def _vectors(store: Store, made: Embedding | None) -> str:
+    """SQL for a set of vectors."""
+    paths = fitting_parts(store, made) if made else []
+    return f"FROM {duck.parquet(paths)}" if paths else duck.no_rows(_VECTORS)

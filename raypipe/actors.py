@@ -21,6 +21,7 @@ from index.errors import StoreError
 from index.sets import Embedding, Prediction, ShardedSet
 from index.store import Store
 from model.errors import ModelError
+from model.head_files import find_head, read_head_file
 from raypipe.errors import RaypipeError, disk_error
 from raypipe.outputs import Ask, Output, compute, head_name, one_pass
 from raypipe.plan import Shard, Task
@@ -139,9 +140,13 @@ class ShardActor:
             raise _changed(first.model_path, "model")
         for made in job.sets:
             if isinstance(made, Prediction) and made.head is not None:
-                if made.head_path is not None:
+                # Not `model.heads`, which reads every head that lies there: another one may be damaged.
+                if made.head_path is None:
+                    head = find_head(self.model.folder, head_name(made))
+                else:
                     self.model.load_head(made.head_path)
-                if self.model.heads[head_name(made)].fingerprint != made.head_fingerprint:
+                    head = read_head_file(made.head_path)
+                if head.fingerprint != made.head_fingerprint:
                     raise _changed(made.head_path or first.model_path, "head")
         # What the model cannot do at all is no fault of the sequences, which would all be rejected for it.
         one_pass(self.model, job.sets, ["ACGU"], job.ask)

@@ -97,8 +97,7 @@ def find_heads(checkpoint: Checkpoint, names: Sequence[str]) -> list[HeadFile]:
     """
     if not names:
         return []
-    known = head_files.find_heads(checkpoint_folder(checkpoint.path))
-    found = [_find_head(checkpoint, known, name) for name in names]
+    found = [_find_head(checkpoint, name) for name in names]
     for place, head in enumerate(found):
         if head.name.lower() in [earlier.name.lower() for earlier in found[:place]]:
             raise RaypipeError(f"two heads are called {head.name!r}; name each once, and rename a file that is another")
@@ -123,15 +122,17 @@ def has_lm_head(checkpoint: Checkpoint) -> bool:
     return weights is not None and any(name.startswith("lm_head.") for name in tensor_shapes(weights))
 
 
-def _find_head(checkpoint: Checkpoint, known: dict[str, HeadFile], name: str) -> HeadFile:
+def _find_head(checkpoint: Checkpoint, name: str) -> HeadFile:
+    """Reads no other head than the one that is named: a damaged file beside it does no harm."""
+    folder = checkpoint_folder(checkpoint.path)
+    known = head_files.head_names(folder)
     if name.endswith(".safetensors"):
         head = head_files.read_head_file(Path(name))
-        own = known.get(head.name)
-        if own is not None and own.fingerprint != head.fingerprint:
+        if head.name in known and head_files.find_head(folder, head.name).fingerprint != head.fingerprint:
             raise RaypipeError(f"{name}: {checkpoint.name} has another head called {head.name!r}; rename the file")
         return head
     if name in known:
-        return known[name]
+        return head_files.find_head(folder, name)
     there = f"it has: {', '.join(known)}" if known else "it has none"
     raise RaypipeError(
         f"{checkpoint.name} has no head {name!r}; {there}. Name one of them or an adapter's file (NAME.safetensors), "

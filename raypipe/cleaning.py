@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+from raypipe.records import BadRow, Record
+
 # IUPAC nucleotide codes, and the two further letters of the AIDO.RNA vocabulary: X (any) and I (inosine).
 LETTERS = b"ACGUNRYSWKMBDHVXI"
 BAD = ord("!")
@@ -38,6 +40,15 @@ def clean(sequence: str) -> tuple[bytes, str | None]:
     else:
         position = next(i for i, letter in enumerate(sequence) if not letter.isascii())
     return b"", _reason(sequence, position)
+
+
+def judge(record: Record | BadRow) -> tuple[bytes, str | None]:
+    """The canonical sequence and None, or b"" and why the record is refused."""
+    if isinstance(record, BadRow):
+        return b"", record.reason
+    if not record.id:
+        return b"", "no id in its header; give every record a name"
+    return clean(record.sequence)
 
 
 def md5(canonical: bytes) -> str:

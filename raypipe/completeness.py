@@ -6,11 +6,14 @@ sequences  = made + failed               (per set of vectors or predictions; wha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from index.parts import fitting_parts
 from index.sets import ShardedSet
 from index.store import Store
+from raypipe.errors import RaypipeError
 from raypipe.plan import Shard, Task, read_plan
 from raypipe.shard_files import count_failed, count_rows, part_path, unfinished
 from raypipe.wording import participle
@@ -60,8 +63,15 @@ def check_sources(store: Store) -> list[str]:
 
 
 def check_set(store: Store, made: ShardedSet) -> Completeness:
-    """Count what one set holds on disk."""
-    shards = read_plan(store, made)
+    """Count what one set holds on disk; where its plan is damaged, all its files that can be read."""
+    try:
+        shards = read_plan(store, made)
+    except RaypipeError as error:
+        rows = sum(count_rows(path) for path in fitting_parts(store, made))
+        own = re.compile(rf"part-{made.run}-{re.escape(made.name)}-\d+\.parquet")
+        rejects = (store.root / "rejects").glob(f"part-{made.run}-*.parquet")
+        failed = sum(count_rows(path) for path in rejects if own.fullmatch(path.name))
+        return Completeness(store.num_sequences, rows, failed, 0, (), (str(error),))
     missing = unfinished(store, made, shards)
     absent = {shard.number for shard in missing}
     finished = [shard for shard in shards if shard.number not in absent]

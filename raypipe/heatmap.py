@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
-import uuid
 from importlib.util import find_spec
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from raypipe.answer_files import replacing
 from raypipe.errors import RaypipeError, UsageError
 
 if TYPE_CHECKING:
@@ -86,9 +84,8 @@ def write_heatmap(effects: Effects, path: Path, title: str) -> None:
             f"{path}: a heat map shows 1 to {LONGEST:,} nucleotides, not {length:,}; take the table of variants instead"
         )
     figure = _draw(effects.sequence, effects.scores, title)
-    picture = BytesIO()
-    figure.savefig(picture, format=path.suffix.lower().removeprefix("."), dpi=DPI)
-    _write(path, picture.getvalue())
+    with replacing(path) as picture:
+        figure.savefig(picture, format=path.suffix.lower().removeprefix("."), dpi=DPI)
 
 
 def _draw(sequence: str, scores: np.ndarray, title: str) -> Figure:
@@ -141,17 +138,3 @@ def _label(axes: Axes, letters: str, start: int) -> None:
     dots = [(column, LETTERS.index(letter)) for column, letter in enumerate(letters) if letter in LETTERS]
     if dots:
         axes.plot(*zip(*dots, strict=True), linestyle="", marker="o", markersize=2, color="black")
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise RaypipeError(
-            f"{path}: the picture cannot be written ({error.strerror}); mend that, or choose another place"
-        ) from error

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from index import duck, files
 from index.schema import RECORDS, REJECTS, SEQUENCES
 from index.store import Source, Store
-from raypipe.cleaning import clean, md5
+from raypipe.cleaning import judge, md5
 from raypipe.errors import InputError, RaypipeError, disk_error
 from raypipe.sources import BadRow, Record, TableColumns, read_records
 from raypipe.unpacking import shown, unreadable
@@ -159,15 +159,6 @@ def _stage(path: str, records: Iterator[Record | BadRow], work: Path, progress: 
         _write_rows(good_file, good, STAGED)
         _write_rows(bad_file, bad, REJECTS)
     return staged
-
-
-def judge(record: Record | BadRow) -> tuple[bytes, str | None]:
-    """The canonical sequence and None, or b"" and why the record is refused."""
-    if isinstance(record, BadRow):
-        return b"", record.reason
-    if not record.id:
-        return b"", "no id in its header; give every record a name"
-    return clean(record.sequence)
 
 
 def _write_rows(writer: pq.ParquetWriter, rows: list[tuple[Any, ...]], schema: pa.Schema) -> None:

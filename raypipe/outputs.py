@@ -127,10 +127,12 @@ def _run(
     try:
         results = one_pass(model, [made for made, _ in wanted], [sequences[place] for place in places], ask)
     except ModelError as problem:
-        # One by one, first the sequences, then the sets, so that nothing is taken along by what is refused.
+        # By halves, first the sequences, then the sets, so that nothing is taken along by what is refused, and what is
+        # not refused runs a few times only.
         if len(places) > 1:
-            for place in places:
-                _run(model, wanted, sequences, [place], ask)
+            half = len(places) // 2
+            _run(model, wanted, sequences, places[:half], ask)
+            _run(model, wanted, sequences, places[half:], ask)
         elif len(wanted) > 1:
             for one in wanted:
                 _run(model, [one], sequences, places, ask)

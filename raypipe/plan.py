@@ -20,7 +20,7 @@ from index import files
 from index.sets import ShardedSet
 from index.store import Store
 from raypipe.errors import RaypipeError
-from raypipe.work import sequence_lengths, sequence_tokens
+from raypipe.work import MAX_SHARD_PAIRS, sequence_lengths, sequence_tokens, stored_pairs
 
 PLAN_FILE = "plan.parquet"
 PLAN = pa.schema([("shard", pa.int32()), ("seq_lo", pa.int64()), ("seq_hi", pa.int64()), ("tokens", pa.int64())])
@@ -89,10 +89,12 @@ def make_plans(store: Store, sets: Sequence[ShardedSet], context: int) -> list[l
             continue
         alike = [place for place, end in enumerate(ends) if end == first]
         # Several sets in one run cost the same tokens: `raypipe mlm`, which masks, makes one at a time.
-        tokens = sequence_tokens(sequence_lengths(store, first), context, sets[alike[0]])
+        lengths = sequence_lengths(store, first)
+        tokens = sequence_tokens(lengths, context, sets[alike[0]])
+        pairs = stored_pairs(lengths, context, [sets[place] for place in alike])
         size = min(sets[place].shard_tokens for place in alike)
         for place in alike:
-            plans[place] = plans[place] + _cut(tokens, first, len(plans[place]), size)
+            plans[place] = plans[place] + _cut(tokens, pairs, first, len(plans[place]), size)
             _write_plan(store, sets[place], plans[place])
     return plans
 
@@ -107,6 +109,16 @@ def read_plan(store: Store, made: ShardedSet) -> list[Shard]:
     except (OSError, pa.ArrowException) as error:
         raise RaypipeError(f"{path}: damaged ({error}); remove it: finished shards that still fit are kept") from error
     return [Shard(row["shard"], row["seq_lo"], row["seq_hi"], row["tokens"]) for row in rows]
+
+
+def most_pairs(store: Store, planned: ShardedSet, sets: Sequence[ShardedSet], context: int) -> int:
+    """The most pairs that one shard of the plan of `planned` can give for `sets`; see `raypipe.work.stored_pairs`."""
+    before = np.concatenate([[0], np.cumsum(stored_pairs(sequence_lengths(store, 0), context, sets))])
+    shards = read_plan(store, planned)
+    # Where files of sequences are lost there are fewer; the run says so at its end.
+    spans = np.array([(shard.seq_lo, shard.seq_hi) for shard in shards], np.int64).reshape(-1, 2)
+    spans = np.minimum(spans, len(before) - 1)
+    return int((before[spans[:, 1]] - before[spans[:, 0]]).max(initial=0))
 
 
 def begin_plan(store: Store, made: ShardedSet, like: ShardedSet | None) -> None:
@@ -141,13 +153,21 @@ def _plan_path(store: Store, made: ShardedSet) -> Path:
     return store.root / made.main / made.name / PLAN_FILE
 
 
-def _cut(tokens: np.ndarray, first: int, number: int, shard_tokens: int) -> list[Shard]:
-    """Consecutive sequences up to `shard_tokens` tokens each; a longer sequence makes a shard of its own."""
-    ends = np.cumsum(tokens)
+def _cut(tokens: np.ndarray, pairs: np.ndarray, first: int, number: int, shard_tokens: int) -> list[Shard]:
+    """Consecutive sequences up to `shard_tokens` tokens and MAX_SHARD_PAIRS pairs; one beyond is a shard of its own.
+
+    Args:
+        tokens, pairs: what each sequence costs and can give, (N,).
+        first: seq_id of the first of them.
+        number: of the first shard.
+    """
+    limits = ((np.append(0, np.cumsum(tokens)), shard_tokens), (np.append(0, np.cumsum(pairs)), MAX_SHARD_PAIRS))
+    before = limits[0][0]
     shards: list[Shard] = []
-    begin = done = 0
+    begin = 0
     while begin < len(tokens):
-        end = max(int(np.searchsorted(ends, done + shard_tokens, side="right")), begin + 1)
-        shards.append(Shard(number + len(shards), first + begin, first + end, int(ends[end - 1]) - done))
-        begin, done = end, int(ends[end - 1])
+        fits = min(int(np.searchsorted(sums, sums[begin] + most, side="right")) - 1 for sums, most in limits)
+        end = max(fits, begin + 1)
+        shards.append(Shard(number + len(shards), first + begin, first + end, int(before[end] - before[begin])))
+        begin = end
     return shards

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from index.predictions import schema_of
 from index.sets import Prediction
 from raypipe.vector_tables import list_array, vector_array
 
@@ -36,9 +37,6 @@ def prediction_table(made: Prediction, seq_ids: np.ndarray, rows: Sequence[Any])
         rows: what the model gave for each of them: SequencePrediction, TokenPrediction, ContactPrediction,
             PseudoLikelihood, VariantEffects, or logits (L, C), by the task of `made`.
     """
-    # Here, not above: it brings DuckDB, which every command would wait for.
-    from index.predictions import schema_of
-
     schema = schema_of(made)
     columns = _COLUMNS[made.task](made, rows, schema)
     arrays = [pa.array(seq_ids, pa.int64())]
@@ -79,8 +77,10 @@ def _contact(made: Prediction, rows: Sequence[Any], schema: pa.Schema) -> Column
         flat = np.concatenate([np.zeros(0, dtype), *(getattr(row, name) for row in rows)]).astype(dtype)
         columns[name] = list_array(pa.array(flat), counts, schema.field(name).type)
     if "label" in schema.names:
-        names = [row.label_names[label] for row in rows for label in row.label.tolist()]
-        columns["label"] = list_array(pa.array(names, pa.string()), counts, schema.field("label").type)
+        # Taken by Arrow: a Python string for every pair would be the most of what a shard holds.
+        which = np.concatenate([np.zeros(0, np.int32), *(row.label for row in rows)])
+        names = pa.array(made.labels, pa.string()).take(pa.array(which))
+        columns["label"] = list_array(names, counts, schema.field("label").type)
     if "dot_bracket" in schema.names:
         columns["dot_bracket"] = [row.structure.dot_bracket for row in rows]
     return columns

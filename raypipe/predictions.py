@@ -37,8 +37,10 @@ def describe_heads(
         pseudoknots: let structures have them.
 
     Raises:
-        UsageError: one name for several heads, or a threshold or pseudoknots where no head has a use for them.
+        UsageError: an empty name, one name for several heads, or a threshold or pseudoknots where no head has a use
+            for them.
     """
+    _refuse_empty(name)
     if name is not None and len(heads) != 1:
         raise UsageError(f"--name {name}: names the predictions of one head, and there are {len(heads)}")
     if threshold is not None and not any(_decides(head.config) for head in heads):
@@ -67,14 +69,20 @@ def describe_mlm(settings: MlmSettings, checkpoint: Checkpoint) -> Prediction:
     """The set of predictions that the masked language model is asked for.
 
     Raises:
+        UsageError: an empty name, or a method or type given where what is asked has no use for it.
         RaypipeError: the checkpoint has no masked-LM head.
     """
+    _refuse_empty(settings.name)
+    logits = settings.what == "logits"
+    if logits and "method" in settings.model_fields_set:
+        raise UsageError("--method: logits are those of one pass over the sequence as it is; leave it out")
+    if not logits and "store_dtype" in settings.model_fields_set:
+        raise UsageError(f"--store-dtype: {settings.what} has one type, only logits have a choice; leave it out")
     if not has_lm_head(checkpoint):
         raise RaypipeError(
             f"{checkpoint.name} has no masked-LM head, so it cannot score letters; give a checkpoint that has one with "
             f"--model (one that was pre-trained, not fine-tuned)"
         )
-    logits = settings.what == "logits"
     alphabet: Alphabet = read_alphabet(checkpoint_folder(checkpoint.path))
     return _prediction(
         settings,
@@ -101,6 +109,11 @@ def _prediction(settings: RunSettings, checkpoint: Checkpoint, **about: Any) -> 
     identity = [made.model_fingerprint, made.head_fingerprint, made.task, made.problem, made.labels, made.threshold]
     identity += [made.pseudoknots, made.method, made.on_long, made.dtype]
     return replace(made, fingerprint=hashlib.sha256(json.dumps(identity).encode()).hexdigest())
+
+
+def _refuse_empty(name: str | None) -> None:
+    if name is not None and not name.strip():
+        raise UsageError("--name: is empty; name the set of predictions, or leave it out")
 
 
 def _decides(config: HeadConfig) -> bool:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import TypeVar
 
 from index import files
 from index.errors import StoreError
+from index.predictions import check_name
 from index.sets import Embedding, Prediction, ShardedSet
 from index.store import Store
 from model.config import AidoRnaConfig
 from raypipe import plan
 from raypipe.errors import RaypipeError
-from raypipe.work import default_shard_tokens, largest_shard_tokens, sequence_lengths
+from raypipe.settings import RunSettings
+from raypipe.work import MAX_SHARD_PAIRS, default_shard_tokens, largest_shard_tokens, sequence_lengths
 
 AnySet = TypeVar("AnySet", bound=ShardedSet)
 
@@ -27,8 +29,8 @@ BESIDE = {"name", "fingerprint", "settings", *MAY_MOVE}
 
 WORDS = {"embeddings": "vectors", "predictions": "predictions"}
 
-# A set takes over a plan whose shards are up to so many times the largest that it would choose: beyond, they are hours
-# of work, or more than the memory holds.
+# A set takes over a plan whose shards are up to so many times the largest that it would choose, in tokens or in pairs:
+# beyond, they are hours of work, or more than the memory holds.
 LARGEST_SHARE = 4
 
 
@@ -88,16 +90,18 @@ def begin(store: Store, sets: Sequence[AnySet], config: AidoRnaConfig, workers: 
             )
     lengths = sequence_lengths(store, 0)
     most = LARGEST_SHARE * largest_shard_tokens(config, newer, lengths, cuda=cuda)
-    like = next((made for made in older if made.shard_tokens <= most), None)
+    like = next((made for made in older if made.shard_tokens <= most and _fits(store, made, newer, config)), None)
     size = like.shard_tokens if like else newer[0].shard_tokens
     size = size or default_shard_tokens(config, newer, lengths, workers, cuda=cuda)
     begun = []
     for made in sets:
         if made in newer:
-            made = replace(made, shard_tokens=size)
+            # What else the run was told is in the set's own fields, or is another set's.
+            run = {name: made.settings[name] for name in RunSettings.model_fields}
+            run |= {"shard_tokens": size, "workers": workers, "cuda": cuda}
+            made = replace(made, shard_tokens=size, settings=run)
             plan.begin_plan(store, made, like)
-            resolved = {**made.settings, "shard_tokens": size, "workers": workers, "cuda": cuda}
-            files.write_json(store.root / made.main / made.name / "settings.json", resolved, store.root)
+            files.write_json(store.root / made.main / made.name / "settings.json", asdict(made), store.root)
             put(store, made)
         begun.append(made)
     return begun
@@ -115,12 +119,14 @@ def put(store: Store, made: ShardedSet) -> None:
 
 def _check_name(store: Store, made: ShardedSet) -> None:
     if isinstance(made, Prediction):
-        # Here, not above: it brings DuckDB, which every command would wait for.
-        from index.predictions import check_name
-
         check_name(store, made.name)
     elif not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", made.name):
         raise RaypipeError(f"--name {made.name!r}: use letters, digits, '.', '_' and '-' only")
+
+
+def _fits(store: Store, planned: ShardedSet, newer: Sequence[ShardedSet], config: AidoRnaConfig) -> bool:
+    """Whether no shard of a plan gives more pairs than the sets that would take it over can hold."""
+    return plan.most_pairs(store, planned, newer, config.context) <= LARGEST_SHARE * MAX_SHARD_PAIRS
 
 
 def _settle(store: Store, asked: AnySet, known: ShardedSet | None, default_dtype: str) -> AnySet:
@@ -152,5 +158,16 @@ def _refuse_difference(store: Store, known: ShardedSet, asked: ShardedSet) -> No
     if differences:
         raise StoreError(
             f"{store.root}: its {WORDS[known.main]} {known.name!r} were made by {known.model} with other settings "
-            f"({'; '.join(differences)}); give the same, or choose another --name"
+            f"({'; '.join(differences)}); give the same, or {_instead(store, asked)}"
         )
+
+
+def _instead(store: Store, asked: ShardedSet) -> str:
+    """How to have `asked` beside what its name stands for."""
+    if not isinstance(asked, Prediction):
+        return "choose another --name"
+    # In full: the --name of raypipe embed is that of its vectors.
+    command = f"predict {store.root} --heads {asked.head_path or asked.head}"
+    if asked.head is None:
+        command = f"mlm {store.root} --what {asked.task}"
+    return f"make them on their own, under another name: raypipe {command} --name NAME"

@@ -21,11 +21,13 @@ RUN = Parameter(group=Group("How it runs", sort_key=10))
 
 
 def _split(value: Any) -> Any:
-    """Comma-separated names, repeated options or both, as one list."""
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-        return value
-    return [item.strip() for text in texts for item in text.split(",") if item.strip()]
+    """Names separated by commas, in repeated options, in lists (also of JSON), or all of these, as one list."""
+    if isinstance(value, str):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    if isinstance(value, list | tuple):
+        parts = [_split(part) for part in value]
+        return [item for part in parts for item in (part if isinstance(part, list) else [part])]
+    return value
 
 
 Names = Annotated[list[str], BeforeValidator(_split)]

@@ -7,17 +7,12 @@ and the reason, and counted; the rest is computed all the same.
 from __future__ import annotations
 
 import os
-import sys
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from index.store import OnLong
-from raypipe.cleaning import clean
-from raypipe.errors import InputError, RaypipeError, UsageError
-from raypipe.ingest import judge
+from raypipe.cleaning import clean, judge
+from raypipe.errors import InputError, RaypipeError
 from raypipe.sources import TableColumns, read_records
 from raypipe.text_forms import Form
 from raypipe.unpacking import shown
@@ -153,8 +148,12 @@ def answer(
         cost: tokens that the model reads for a sequence of so many nucleotides.
         budget: tokens of one chunk.
         after: called after every chunk.
+
+    Raises:
+        RaypipeError: there is no answer, and an input could not be read: what comes out is no answer to it.
     """
     waiting: str | None = form.header
+    answered = False
     for chunk in chunks(queries, cost, budget):
         answers = compute([query.sequence for query in chunk])
         for query, (result, reason) in zip(chunk, answers, strict=True):
@@ -163,52 +162,12 @@ def answer(
                 continue
             text = form.text(query.id, query.sequence, result)
             stream.write(f"{waiting or ''}{text}")
-            waiting = None
+            waiting, answered = None, True
         stream.flush()
         after()
-    # Without a record there are no rows below the header; without an input that could be read there is no table.
-    if waiting and (reader.records or not reader.failures):
+    if not answered and reader.failures:
+        reader.check()
+    # A table without rows has its header.
+    if waiting:
         stream.write(waiting)
         stream.flush()
-
-
-def check_output(output: Path | None, inputs: Sequence[str]) -> None:
-    """Refuse an output that could not be written, before any time is spent.
-
-    Raises:
-        UsageError: the file is one of the inputs.
-        RaypipeError: it cannot be there.
-    """
-    if output is None:
-        return
-    if any(os.path.exists(text) and output.exists() and os.path.samefile(text, output) for text in inputs):
-        raise UsageError(f"{output}: is an input; name another file with -o")
-    if output.is_dir() or not output.parent.is_dir():
-        raise RaypipeError(f"{output}: cannot be written ({'is a folder' if output.is_dir() else 'no such folder'})")
-
-
-@contextmanager
-def opened(output: Path | None) -> Iterator[TextIO]:
-    """Where the text goes: standard output, or a file, written under another name and renamed when whole.
-
-    Raises:
-        RaypipeError: it cannot be written.
-    """
-    # A pipe, a device or a link (/dev/stdout is one) is not to be replaced by a file.
-    whole = output is not None and not output.is_symlink() and (output.is_file() or not output.exists())
-    target = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}") if output and whole else output
-    try:
-        try:
-            with (
-                nullcontext(sys.stdout) if target is None else target.open("w", encoding="utf-8", newline="") as stream
-            ):
-                yield stream
-            if output and target and whole:
-                os.replace(target, output)
-        finally:
-            if target and whole:
-                target.unlink(missing_ok=True)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise RaypipeError(f"{output or 'standard output'}: cannot be written ({error.strerror or error})") from error

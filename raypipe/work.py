@@ -1,4 +1,4 @@
-"""What a run costs: tokens of a sequence, and the tokens of a shard that takes some 20 s."""
+"""What a run costs: tokens and stored pairs of a sequence, and the tokens of a shard that takes some 20 s."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ SHARDS_PER_WORKER = 4
 MIN_SHARD_TOKENS = 16_384
 MAX_SHARD_TOKENS = 8 << 20
 MAX_KEPT_SHARD_TOKENS = 1 << 18  # where something is kept of every token, in memory until the shard is written
+# Entries of i, j and score that a shard may have to hold before it is written, at some 40 bytes each. Tokens do not
+# bound them: they grow with the square of the length.
+MAX_SHARD_PAIRS = 1 << 24
 
 # Two blocks of a 1x1, a 3x3 and a 1x1 convolution over 64 channels, then a 3x3 one to a single channel.
 STRUCTURE_FLOPS_PER_PAIR = 2 * (2 * 64 * 64 * (1 + 9 + 1)) + 2 * 64 * 9
@@ -50,6 +53,24 @@ def sequence_tokens(lengths: np.ndarray, context: int, made: ShardedSet) -> np.n
     copies = windows.length if is_masked(made) else 1
     tokens = np.bincount(windows.sequence, weights=copies * (windows.length + 2), minlength=len(lengths))
     return np.where(rejected, 0, tokens).astype(np.int64)
+
+
+def stored_pairs(lengths: np.ndarray, context: int, sets: Sequence[ShardedSet]) -> np.ndarray:
+    """The most pairs that heads over pairs can give of every sequence, one for each label; int64 (N,).
+
+    How many are above the threshold is known only afterwards: a regression stores all of them, and so does a class
+    that most pairs belong to.
+
+    Args:
+        lengths: nucleotides, (N,).
+        sets: all that is made in one pass; the pairs of all of them are in memory together.
+    """
+    read = np.minimum(lengths, context)
+    if sets[0].on_long == "reject":
+        read = np.where(lengths > context, 0, read)
+    kept = lengths if sets[0].on_long == "window" else read
+    heads = [made for made in sets if isinstance(made, Prediction) and made.task in ("contact", "structure")]
+    return (kept * read // 2 * sum(max(1, len(made.labels)) for made in heads)).astype(np.int64)
 
 
 def is_masked(made: ShardedSet) -> bool:

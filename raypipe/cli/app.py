@@ -60,7 +60,7 @@ def _launch(
 ) -> None:
     # Under every verb, not at the root: there cyclopts passes over keys that are also names of verbs, "model" for one.
     file = [Dict(dict.fromkeys(app, _read_settings(config)), source=str(config))] if config else []
-    app.config = (ENVIRONMENT, *file)
+    app.config = (ENVIRONMENT, *file, predicting.pass_over)
     _refuse_unknown_variables(tokens)
     app(tokens)
 
@@ -95,6 +95,9 @@ def _read_settings(file: Path) -> dict[str, Any]:
         raise UsageError(f"--config {file}: no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(settings or {}, dict):
         raise UsageError(f"--config {file}: holds no settings; write them in lines such as: pooling: mean")
+    for key, value in (settings or {}).items():
+        if value is None or (isinstance(value, list) and None in value):
+            raise UsageError(f"--config {file}: {key}: has no value; write one behind it, or take the line out")
     return settings or {}
 
 
@@ -108,5 +111,5 @@ def _shipped_settings() -> list[Path]:
 def launch(arguments: Sequence[str]) -> None:
     """Parse and run; usage errors leave by SystemExit(2) with a message that says what was meant."""
     # Not what an earlier command line in this process was given.
-    app.config = (ENVIRONMENT,)
+    app.config = (ENVIRONMENT, predicting.pass_over)
     app.meta(spell_stdin(arguments))

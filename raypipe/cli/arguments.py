@@ -23,8 +23,15 @@ def spell_stdin(arguments: Sequence[str]) -> list[str]:
 
 
 def name_stdin(arguments: Sequence[str]) -> list[str]:
-    """Inputs with standard input called "-" again, as everything behind the command line knows it."""
-    return ["-" if text == STDIN else text for text in arguments]
+    """Inputs with standard input called "-" again, as everything behind the command line knows it.
+
+    Raises:
+        UsageError: it is there twice, and can be read once.
+    """
+    named = ["-" if text == STDIN else text for text in arguments]
+    if named.count("-") > 1:
+        raise UsageError("-: standard input can be read once; name it once")
+    return named
 
 
 def is_atlas(argument: str) -> bool:

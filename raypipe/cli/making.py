@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from index.predictions import check_name
 from index.store import Store
 from raypipe.checkpoints import find_checkpoint, find_heads
 from raypipe.cleaning import clean
@@ -56,7 +57,11 @@ def embed(
         raise UsageError(f"{first}: is no atlas; to ingest it first, name the atlas to make: -o ATLAS")
     # A wrong name is said before hours of reading, not after.
     checkpoint = find_checkpoint(settings.model)
-    find_heads(checkpoint, settings.heads)
+    heads = find_heads(checkpoint, settings.heads)
+    standing = next((path for path in [*atlases, str(output)] if is_atlas(path)), None)
+    known = Store.open(standing) if standing else None
+    for head in heads:
+        check_name(known, head.name)
     if not checkpoint.trained:
         warn_untrained(checkpoint.name)
     store = Store.open(atlases[0]) if atlases else ingest_all(output or Path(), inputs, reading)

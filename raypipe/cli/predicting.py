@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import Group, Parameter
+from cyclopts import App, ArgumentCollection, Group, Parameter
 from pydantic import BaseModel, ConfigDict, Field
 
 from index.sets import Prediction
@@ -17,6 +18,7 @@ from index.store import Store
 from model.identity import checkpoint_folder, read_alphabet
 from raypipe import heatmap as pictures
 from raypipe import pipeline
+from raypipe.answer_files import check_output, opened, same_file
 from raypipe.answering import Answerer
 from raypipe.checkpoints import Checkpoint, find_checkpoint, find_heads
 from raypipe.cli.arguments import is_atlas, name_stdin
@@ -30,12 +32,20 @@ from raypipe.predictions import describe_heads, describe_mlm
 from raypipe.reports import run_summary
 from raypipe.settings import MlmSettings, PredictSettings, RunSettings
 from raypipe.sources import TableColumns
-from raypipe.streaming import Answer, Query, Reader, answer, check_output, opened
+from raypipe.streaming import Answer, Query, Reader, answer
 from raypipe.text_forms import Form
 
 TEXT_GROUP = Parameter(group=Group("Without an atlas", sort_key=5))
 # Settings that speak of what is stored, or of many workers.
 OF_ATLASES = ("name", "store_dtype", "shard_tokens", "workers", "gpus_per_worker", "address", "executor")
+_STORED = "an atlas stores everything itself; read it with: raypipe sql {atlas}"
+_READ = "an atlas has read its tables; name their columns at: raypipe ingest"
+# Options that speak of reading or answering a stream, and why an atlas has no use for them.
+OF_STREAMS = {
+    **dict.fromkeys(("format", "heatmap", "output", "header"), _STORED),
+    **dict.fromkeys(("id_column", "sequence_column"), _READ),
+    "device": "workers take the GPUs that the cluster has; see --gpus-per-worker, which may be 0",
+}
 
 
 @Parameter(name="*")
@@ -116,8 +126,6 @@ def mlm(
     """
     if not inputs:
         raise UsageError("name inputs: raypipe mlm INPUT... --what pll")
-    if settings.what == "logits" and "method" in settings.model_fields_set:
-        raise UsageError("--method: logits are those of one pass over the sequence as it is; leave it out")
     atlas = _atlas(inputs, text, format=format, heatmap=heatmap)
     if atlas is None:
         inputs = _stream_inputs(inputs, text, settings)
@@ -125,14 +133,35 @@ def mlm(
         if settings.what != "variants":
             raise UsageError(f"--heatmap draws variants, not {settings.what}; add --what variants")
         pictures.check_heatmap(heatmap)
+        check_output(heatmap, inputs, "--heatmap")
+        if text.output is not None and same_file(heatmap, text.output):
+            raise UsageError(f"{heatmap}: is the file of the table; name another one with --heatmap")
     checkpoint = find_checkpoint(settings.model)
     if atlas is not None:
         _run(pipeline.mlm, atlas, settings, checkpoint)
         return
-    made = describe_mlm(settings.model_copy(update={"store_dtype": "float32"}), checkpoint)
+    made = replace(describe_mlm(settings, checkpoint), dtype="float32")
     tokens = read_alphabet(checkpoint_folder(checkpoint.path)).tokens
     form = mlm_form(settings.what, format or "tsv", tokens, text.header)
     _answer(inputs, settings, text, checkpoint, [made], Ask(settings.on_long, settings.max_tokens), form, heatmap)
+
+
+def pass_over(_: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Forget settings of the file and the environment that this input has no use for, so that both serve any input.
+
+    The last of cyclopts's sources of settings. What was typed stays, and is refused by the verbs.
+    """
+    if commands not in (("predict",), ("mlm",)):
+        return
+    given = {argument.field_info.name: argument for argument in arguments}
+    inputs = [token.value for token in given["inputs"].tokens]
+    useless = set(OF_STREAMS if any(map(is_atlas, inputs)) else OF_ATLASES)
+    if commands == ("mlm",):
+        what = next((token.value for token in given["what"].tokens), MlmSettings().what)
+        useless.add("method" if what == "logits" else "store_dtype")
+    for name in useless & set(given):
+        if all(token.source != "cli" for token in given[name].tokens):
+            given[name].tokens.clear()
 
 
 def _atlas(inputs: Sequence[str], text: TextSettings, **options: object) -> str | None:
@@ -148,10 +177,7 @@ def _atlas(inputs: Sequence[str], text: TextSettings, **options: object) -> str 
         raise UsageError(f"{atlas}: is an atlas; give it alone, or inputs that are none")
     given = [*sorted(text.model_fields_set), *(name for name, value in options.items() if value is not None)]
     if given:
-        raise UsageError(
-            f"{_option(given[0])}: has no use with an atlas, which stores everything itself; read it with: "
-            f"raypipe sql {atlas}"
-        )
+        raise UsageError(f"{_option(given[0])}: has no use here: {OF_STREAMS[given[0]].format(atlas=atlas)}")
     return atlas
 
 

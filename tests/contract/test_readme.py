@@ -20,6 +20,8 @@ def blocks(root: Path) -> list[tuple[str, str]]:
 def test_tour_runs_as_printed(root: Path, tmp_path: Path) -> None:
     """Shell and Python blocks run one after another in one folder, and say what the text promises."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    # One start of Ray is enough: `raypipe embed` shows it.
+    environment |= {"RAYPIPE_PREDICT_EXECUTOR": "inline", "RAYPIPE_MLM_EXECUTOR": "inline"}
     said = ""
     for language, code in blocks(root):
         command = ["bash", "-euo", "pipefail", "-c", code] if language == "sh" else [sys.executable, "-c", code]

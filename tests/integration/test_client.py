@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,15 @@ import raypipe
 from index.errors import StoreError
 from raypipe.client import Atlas
 from raypipe.errors import UsageError
+from tests.integration.conftest import Cli
 
 S1 = "GGGCCCAAAUUU"
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished atlas, to be damaged."""
+    return Path(shutil.copytree(finished, tmp_path / "atlas"))
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +99,29 @@ def test_info(atlas: Atlas) -> None:
     assert [vectors["name"] for vectors in about["embeddings"]] == ["tiny"]
     assert about["index"]["rows"] == 6
     assert "families" in about["annotations"]
+
+
+@pytest.mark.parametrize("damage", ["plan", "part"])
+def test_info_goes_on_with_a_damaged_set(cli: Cli, copied: Path, damage: str) -> None:
+    folder = copied / "embeddings" / "tiny"
+    file = folder / "plan.parquet" if damage == "plan" else min(folder.glob("part-*.parquet"))
+    whole = raypipe.connect(copied).info()
+    file.write_bytes(file.read_bytes()[:50])
+    about = raypipe.connect(copied).info()
+    (vectors,) = about["embeddings"]
+    if damage == "plan":
+        assert vectors["embedded"] == whole["embeddings"][0]["embedded"] == 6
+        assert "plan.parquet: damaged" in vectors["missing"][0]
+        assert "remove it" in vectors["missing"][0]
+    else:
+        assert 0 < vectors["embedded"] < 6
+        assert "unfinished: 0 (seq_id 0 to" in vectors["missing"][0]
+    assert {**about, "embeddings": []} == {**whole, "embeddings": []}
+    ran = cli("info", copied)
+    assert ran.code == 0
+    (line,) = [line for line in ran.out.splitlines() if line.startswith("embeddings")]
+    assert "incomplete: " in line
+    assert "annotations  families" in ran.out
 
 
 @pytest.mark.parametrize(

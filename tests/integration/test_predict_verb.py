@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from index.store import Store
 from model import Model, load
 from model.head_config import HeadConfig
 from model.structure import Structure, parse_dot_bracket
@@ -186,7 +188,7 @@ def test_an_adapter_by_its_path(cli: Cli, seasoned: Path, tmp_path: Path, tiny: 
 def test_a_trained_head_on_the_untrained_trunk(cli: Cli, tmp_path: Path) -> None:
     nano = load("nano")
     nano.add_head("purine", HeadConfig("token", "binary"))
-    nano.save_head("purine", tmp_path / "purine.safetensors")
+    nano.save_head("purine", tmp_path / "purine.safetensors", trained=True)
     ran = cli("predict", "ACGU", "--heads", tmp_path / "purine.safetensors")
     assert ran.code == DONE
     assert "warning: nano is untrained" in ran.err
@@ -221,9 +223,17 @@ def test_a_trained_head_on_the_untrained_trunk(cli: Cli, tmp_path: Path) -> None
         (["mlm", "gone.fa"], FAILED, "gone.fa: no such file"),
         (["mlm", "ACGU", "--what", "everything"], USAGE, "should be 'pll', 'logits' or 'variants'"),
         (["mlm", "ACGU", "--store-dtype", "float32"], USAGE, "--store-dtype: has a use with an atlas only"),
+        (["mlm", "-", "GG", "-"], USAGE, "standard input can be read once"),
         (["mlm", "ACGU", "--what", "logits", "--method", "masked"], USAGE, "--method: logits are those of one pass"),
         (["mlm", "ACGU", "--heatmap", "x.png"], USAGE, "--heatmap draws variants, not pll"),
         (["mlm", "ACGU", "--what", "variants", "--heatmap", "x.gif"], USAGE, "x.gif: a picture's name ends in .png"),
+        (["mlm", "ACGU", "--what", "variants", "--heatmap", "no/x.png"], FAILED, "no/x.png: cannot be written"),
+        (["mlm", "ACGU", "--what", "variants", "--heatmap", "/proc/x.png"], FAILED, "/proc/x.png: cannot be written"),
+        (
+            ["mlm", "ACGU", "--what", "variants", "--heatmap", "x.png", "-o", "./x.png"],
+            USAGE,
+            "x.png: is the file of the table",
+        ),
         (
             ["mlm", "ACGU", "GG", "--what", "variants", "--heatmap", "x.png"],
             USAGE,
@@ -319,6 +329,77 @@ def test_a_picture_of_the_variants(cli: Cli, seasoned: Path, tmp_path: Path) -> 
     assert not (tmp_path / "y.png").exists()
 
 
+def test_a_picture_is_not_drawn_over_its_input(cli: Cli, seasoned: Path, tmp_path: Path) -> None:
+    source = tmp_path / "x.png"
+    source.write_text(">a\nACGU\n")
+    ran = cli("mlm", source, "--model", seasoned, "--what", "variants", "--heatmap", source)
+    assert (ran.code, ran.out) == (USAGE, "")
+    assert "is an input; name another file with --heatmap" in ran.err
+    assert source.read_text() == ">a\nACGU\n"
+
+
+@pytest.mark.parametrize("content", [b"", gzip.compress(b">x\nACGU\n")[:-9]])
+def test_an_earlier_answer_stays_where_there_is_no_new_one(
+    cli: Cli, seasoned: Path, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "in.fa.gz").write_bytes(content)
+    (tmp_path / "keep.tsv").write_text("precious")
+    for name in ("keep.tsv", "new.tsv"):
+        ran = cli("predict", tmp_path / "in.fa.gz", "--heads", "coding", "--model", seasoned, "-o", tmp_path / name)
+        assert (ran.code, ran.out) == (FAILED, "")
+        assert "in.fa.gz: " in ran.err
+    assert (tmp_path / "keep.tsv").read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.fa.gz", "keep.tsv"]
+
+
+def test_one_file_of_settings_serves_atlases_and_streams(
+    cli: Cli, seasoned: Path, atlas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the other kind of input has a use for is passed over, unless it was typed."""
+    own = tmp_path / "own.yaml"
+    own.write_text(f"model: {seasoned}\nheads: [half_life]\nworkers: 1\nname: lives\nformat: jsonl\nheader: false\n")
+    monkeypatch.setenv("RAYPIPE_PREDICT_EXECUTOR", "inline")
+    monkeypatch.setenv("RAYPIPE_PREDICT_DEVICE", "cpu")
+    ran = cli("predict", "ACGU", "--config", own)
+    assert (ran.code, json.loads(ran.out)["id"], ran.err) == (DONE, "sequence_1", "")
+    ran = cli("predict", atlas, "--config", own)
+    assert (ran.code, ran.out) == (DONE, ""), ran.err
+    assert "in predictions/lives" in ran.err
+    ran = cli("predict", "ACGU", "--config", own, "--workers", "1")
+    assert (ran.code, ran.out) == (USAGE, "")
+    assert "--workers: has a use with an atlas only" in ran.err
+    ran = cli("predict", atlas, "--config", own, "--format", "jsonl")
+    assert (ran.code, ran.out) == (USAGE, "")
+    assert "--format: has no use here" in ran.err
+    own.write_text(f"model: {seasoned}\nmethod: wild-type\nstore_dtype: float32\nexecutor: inline\n")
+    for what in ("pll", "logits"):
+        assert cli("mlm", "ACGU", "--what", what, "--config", own).code == DONE
+        assert cli("mlm", atlas, "--what", what, "--config", own).code == DONE
+    store = Store.open(atlas)
+    assert [(store.prediction(name).method, store.prediction(name).dtype) for name in ("pll", "logits")] == [
+        ("wild-type", "float32"),
+        (None, "float32"),
+    ]
+
+
+def test_heads_as_lists(cli: Cli, seasoned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["predict", "ACGU", "--model", seasoned]
+    both = cli(*command, "--heads", "coding,rna_type").out
+    assert both.startswith("id\tlength\tcoding_")
+    for text in ('["coding","rna_type"]', "coding, rna_type"):
+        monkeypatch.setenv("RAYPIPE_PREDICT_HEADS", text)
+        assert cli(*command).out == both
+    monkeypatch.delenv("RAYPIPE_PREDICT_HEADS")
+    own = tmp_path / "own.yaml"
+    own.write_text("heads:\n  - coding\n  - rna_type\n")
+    assert cli(*command, "--config", own).out == both
+    for empty in ("heads:\n", "heads:\n  - coding\n  -\n"):
+        own.write_text(empty)
+        ran = cli(*command, "--config", own)
+        assert (ran.code, ran.out) == (USAGE, "")
+        assert "own.yaml: heads: has no value" in ran.err
+
+
 def test_an_atlas_is_predicted_into_itself(cli: Cli, seasoned: Path, model: Model, atlas: Path) -> None:
     command = ["predict", atlas, "--heads", "structure,half_life", "--model", seasoned, *INLINE]
     ran = cli(*command)
@@ -345,10 +426,22 @@ def test_an_atlas_is_predicted_into_itself(cli: Cli, seasoned: Path, model: Mode
     ("arguments", "says"),
     [
         (["predict", "{atlas}", "ACGU", "--heads", "half_life"], "is an atlas; give it alone"),
-        (["predict", "{atlas}", "--heads", "half_life", "--format", "tsv"], "--format: has no use with an atlas"),
-        (["predict", "{atlas}", "--heads", "half_life", "-o", "x"], "--output: has no use with an atlas"),
-        (["predict", "{atlas}", "--heads", "half_life", "--no-header"], "--no-header: has no use with an atlas"),
-        (["mlm", "{atlas}", "--what", "variants", "--heatmap", "x.png"], "--heatmap: has no use with an atlas"),
+        (
+            ["predict", "{atlas}", "--heads", "half_life", "--format", "tsv"],
+            "--format: has no use here: an atlas stores",
+        ),
+        (["predict", "{atlas}", "--heads", "half_life", "-o", "x"], "--output: has no use here: an atlas stores"),
+        (
+            ["predict", "{atlas}", "--heads", "half_life", "--no-header"],
+            "--no-header: has no use here: an atlas stores",
+        ),
+        (["mlm", "{atlas}", "--what", "variants", "--heatmap", "x.png"], "--heatmap: has no use here: an atlas stores"),
+        (["predict", "{atlas}", "--heads", "half_life", "--device", "cpu"], "--device: has no use here: workers take"),
+        (["mlm", "{atlas}", "--id-column", "x"], "--id-column: has no use here: an atlas has read its tables"),
+        (["predict", "{atlas}", "--heads", "half_life", "--name", ""], "--name: is empty"),
+        (["mlm", "{atlas}", "--name", ""], "--name: is empty"),
+        (["mlm", "{atlas}", "--store-dtype", "float32"], "--store-dtype: pll has one type"),
+        (["mlm", "{atlas}", "--what", "logits", "--method", "masked"], "--method: logits are those of one pass"),
     ],
 )
 def test_what_an_atlas_has_no_use_for(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,13 @@ from index.store import Store
 from model import load
 from model.encoder import AidoRna
 from model.head_config import HeadConfig
+from raypipe import plan, sets
+from raypipe.checkpoints import find_checkpoint, find_heads
 from raypipe.cli import DONE, FAILED, INCOMPLETE, USAGE
+from raypipe.outputs import Ask, compute
 from raypipe.prediction_tables import prediction_table
+from raypipe.predictions import describe_heads
+from raypipe.settings import PredictSettings
 from tests.headed import HEADS, add_heads, make_headed
 from tests.integration.conftest import Cli
 from tests.runs import write_fasta
@@ -265,13 +272,14 @@ def test_what_one_set_refuses_the_others_keep(cli: Cli, tmp_path: Path, headed: 
     assert "2 predicted + 2 failed, in predictions/rna_type" in ran.err
     said = cli("sql", tmp_path / "atlas", "SELECT source, seq_id, reason FROM rejects ORDER BY source, seq_id").out
     long = "1200 nt, longer than the model's 1022; see --on-long"
-    assert said.splitlines()[1:] == [
+    # The model's own words go on: only what they begin with counts here.
+    assert [line.partition(" for sequence")[0] for line in said.splitlines()[1:]] == [
         "embeddings/loud-layer0\t1\tits values do not fit float16 (beyond 6.55e+04, or not finite)",
         "embeddings/loud-layer0\t2\tits values do not fit float16 (beyond 6.55e+04, or not finite)",
         f"embeddings/loud-layer0\t3\t{long}",
-        "predictions/rna_type\t2\tits values do not fit float32 (beyond 3.4e+38, or not finite)",
+        "predictions/rna_type\t2\tthe head 'rna_type' gives no numbers (NaN)",
         f"predictions/rna_type\t3\t{long}",
-        "predictions/structure\t2\tthe head 'structure' gave scores that are not finite",
+        "predictions/structure\t2\tthe head 'structure' gives no numbers (NaN)",
         f"predictions/structure\t3\t{long}",
     ]
     assert len(rows(tmp_path / "atlas", "predictions/structure")) == 2
@@ -280,6 +288,30 @@ def test_what_one_set_refuses_the_others_keep(cli: Cli, tmp_path: Path, headed: 
     rejects.unlink()
     assert cli("predict", tmp_path / "atlas", *options).code == DONE
     assert pq.read_table(rejects).equals(before)
+
+
+def test_one_refused_sequence_costs_a_few_more_passes(
+    tmp_path: Path, headed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    loud = Path(shutil.copytree(headed, tmp_path / "loud", ignore=shutil.ignore_patterns("heads")))
+    tensors = load_file(loud / "model.safetensors")
+    (name,) = (name for name in tensors if name.endswith("word_embeddings.weight"))
+    tensors[name][11] = np.nan  # the row of R
+    save_file(tensors, loud / "model.safetensors", metadata={"format": "pt"})
+    add_heads(loud, {"structure": HEADS["structure"]})
+    checkpoint = find_checkpoint(str(loud))
+    (made,) = describe_heads(PredictSettings(), checkpoint, find_heads(checkpoint, ["structure"]))
+    passes = []
+    states = AidoRna.states
+    monkeypatch.setattr(AidoRna, "states", lambda *args: passes.append(args) or states(*args))
+    texts = ["ACGU" * 3] * 64
+    texts[37] = "ACGR" * 3
+    (output,) = compute(load(loud), [made], texts, Ask("window"))
+    assert list(output.reasons) == [37]
+    assert sorted(output.rows) == [place for place in range(64) if place != 37]
+    assert len(passes) == 1 + 2 * 6
 
 
 def test_nothing_but_failures(cli: Cli, tmp_path: Path, headed: Path) -> None:
@@ -326,7 +358,7 @@ def test_heads_that_are_refused(cli: Cli, ingested: Make, headed: Path, tmp_path
         ("nothing", "own has no head 'nothing'; it has: coding, contacts, dumb, fresh"),
         ("nothing", "train one on labelled sequences, as the README shows, and give its file"),
         ("fresh", "the head 'fresh' of own was never trained: its weights are random"),
-        ("dumb", "the checkpoint does not say what its head 'dumb' predicts"),
+        ("dumb", "the settings of the head 'dumb' do not say what it predicts"),
         (tmp_path / "foreign.safetensors", "foreign.safetensors: was trained on another model than"),
         (other / "rna_type.safetensors", "own has another head called 'rna_type'; rename the file"),
         (tmp_path / "gone.safetensors", "gone.safetensors: no such file"),
@@ -340,6 +372,76 @@ def test_heads_that_are_refused(cli: Cli, ingested: Make, headed: Path, tmp_path
     assert not (atlas / "predictions").exists()
     assert not (atlas / "embeddings").exists()
     assert cli("predict", atlas, "--heads", tmp_path / "loops.safetensors", "--model", own, *INLINE).code == DONE
+
+
+def test_a_damaged_head_harms_no_other(cli: Cli, ingested: Make, headed: Path, tmp_path: Path) -> None:
+    atlas = ingested()
+    own = Path(shutil.copytree(headed, tmp_path / "own"))
+    (own / "heads" / "broken.safetensors").write_bytes(b"no tensors")
+    command = ["predict", atlas, "--model", own, *INLINE]
+    assert "own has no head 'nothing'; it has: broken, coding" in cli(*command, "--heads", "nothing").err
+    ran = cli(*command, "--heads", "broken")
+    assert ran.code == FAILED
+    assert "broken.safetensors" in ran.err
+    assert cli(*command, "--heads", "coding").code == DONE
+    shutil.copy(own / "heads" / "loops.safetensors", tmp_path / "loops.safetensors")
+    assert cli(*command, "--heads", tmp_path / "loops.safetensors").code == DONE
+
+
+def test_names_that_sql_has_are_refused_before_anything_is_read(
+    cli: Cli, ingested: Make, headed: Path, tmp_path: Path
+) -> None:
+    for name in ("order", "records"):
+        adapter = shutil.copy(headed / "heads" / "coding.safetensors", tmp_path / f"{name}.safetensors")
+        options = ["--heads", adapter, "--model", headed, *INLINE]
+        ran = cli("embed", tmp_path / "in.fa", "-o", tmp_path / "new", *options)
+        assert (ran.code, "accepted" in ran.err, (tmp_path / "new").exists()) == (FAILED, False, False)
+        assert f"the name {name!r} for predictions is " in ran.err
+        assert "give another as --name of raypipe predict or raypipe mlm" in ran.err
+    atlas = ingested()
+    assert cli("predict", atlas, "--heads", adapter, "--name", "Coding", *options[2:]).code == DONE
+    (tmp_path / "more.fa").write_text(">more\nACGUACGUACGU\n")
+    ran = cli("embed", tmp_path / "more.fa", "-o", atlas, "--heads", "coding", *options[2:])
+    assert ran.code == FAILED
+    assert "is too near to the predictions 'Coding'" in ran.err
+    assert Store.open(atlas).num_sequences == 20
+
+
+def test_settings_stand_beside_what_they_made(cli: Cli, ingested: Make, headed: Path) -> None:
+    atlas = ingested()
+    command = ["embed", atlas, "--heads", "kinds", "--layer", "0", "--model", headed, *INLINE]
+    assert cli(*command).code == DONE
+    store = Store.open(atlas)
+    for made in (store.embedding("headed-layer0"), store.prediction("kinds")):
+        kept = json.loads((atlas / made.main / made.name / "settings.json").read_text())
+        assert kept == asdict(made)
+        run = made.settings
+        assert (run["dtype"], run["shard_tokens"], run["workers"], run["cuda"]) == (
+            "float32",
+            made.shard_tokens,
+            1,
+            False,
+        )
+        assert not {"layer", "pooling", "heads"} & set(run)
+    kept = json.loads((atlas / "predictions" / "kinds" / "settings.json").read_text())
+    assert (kept["task"], kept["threshold"], kept["pseudoknots"]) == ("contact", 0.4, False)
+    assert len(kept["head_fingerprint"]) == 64
+
+
+def test_shards_of_pairs_are_cut_by_pairs(
+    cli: Cli, ingested: Make, headed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a set could take over the plan of one that holds no pairs."""
+    atlas = ingested()
+    assert cli("embed", atlas, "--model", headed, *INLINE).code == DONE
+    assert len(parts(atlas, SETS[0])) == 1
+    for module in (plan, sets):
+        monkeypatch.setattr(module, "MAX_SHARD_PAIRS", 1000)
+    assert cli("predict", atlas, "--heads", "loops", "--model", headed, *INLINE).code == DONE
+    assert len(parts(atlas, "predictions/loops")) == 1
+    assert cli("predict", atlas, "--heads", "kinds", "--model", headed, *INLINE).code == DONE
+    assert len(parts(atlas, "predictions/kinds")) > 5
+    assert rows(atlas, "predictions/kinds")["seq_id"].to_pylist() == list(range(20))
 
 
 def test_options_that_are_refused(cli: Cli, ingested: Make, headed: Path) -> None:
@@ -395,6 +497,10 @@ def test_another_set_under_a_name(cli: Cli, ingested: Make, headed: Path, tmp_pa
         assert ran.code == FAILED
         assert "its predictions 'contacts' were made by" in ran.err
         assert words in ran.err
+        assert f"under another name: raypipe predict {atlas} --heads " in ran.err
+    # Through embed, whose --name is that of the vectors.
+    ran = cli("embed", atlas, *contacts[:3], other, *INLINE)
+    assert f"under another name: raypipe predict {atlas} --heads {other}/heads/contacts.safetensors --name" in ran.err
     assert times(atlas) == before
     assert cli(*command, *contacts, "--threshold", "0.25", "--name", "more").code == DONE
     pairs = [sum(map(len, rows(atlas, f"predictions/{name}")["i"].to_pylist())) for name in ("contacts", "more")]

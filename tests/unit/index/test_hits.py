@@ -66,6 +66,9 @@ def test_annotations_never_multiply_hits(annotated):
 def test_chosen_columns(annotated):
     hits = table(annotated, columns=["taxid", "seq_id", "n_records", "query"])
     assert hits.to_pylist()[1] == {"taxid": 9, "seq_id": 2, "n_records": 1, "query": "q1"}
+    assert table(annotated, columns=["TAXID", "Clan_type", "ID"]).column_names == ["taxid", "clan_TYPE", "id"]
+    with pytest.raises(StoreError, match="asked for twice: id, ID"):
+        table(annotated, columns=["id", "ID"])
     assert available_columns(annotated)[-2:] == ["seq_id", "n_records"]
     with pytest.raises(StoreError, match=r"no column 'taxon'; there are: query, rank, .*taxid, seq_id, n_records"):
         table(annotated, columns=["taxon"])

@@ -79,6 +79,9 @@ def crowded(module_builder):
         module_builder.prediction(),
         module_builder.prediction("token", "token", "binary", ["paired"]),
         module_builder.prediction("annotations_x"),
+        module_builder.prediction("a.b", "sequence", "binary", ["x"]),
+        module_builder.prediction("my-head", "sequence", "regression", ["x"]),
+        module_builder.prediction("3p", "sequence", "regression", ["x"]),
     ):
         store.put_prediction(made)
     module_builder.write_predictions(store, store.prediction("rna_type"), 0, [typed(0)])
@@ -153,17 +156,77 @@ def test_a_damaged_part_is_said(store, number):
         query(store, "SELECT count(label) FROM rna_type")
     with pytest.raises(StoreError, match=f"part-00000{number}"):
         matching_sequences(store, "rna_type.probability < 0.5")
-    with pytest.raises(StoreError, match=r"predictions/rna_type: a file is damaged .*raypipe predict again"):
+    with pytest.raises(
+        StoreError, match=r"rna_type/part-00000.\.parquet: is damaged .*remove it .*raypipe predict again"
+    ):
         hits(store, columns=["rna_type_label"])
     # Who asks for something else is not troubled.
+    assert query(store, "SELECT count(*) AS n FROM sequences JOIN structure USING (seq_id)").to_pylist() == [{"n": 2}]
+    assert {"rna_type", "structure", "pll", "embeddings"} <= {*query(store, "SHOW TABLES")["name"].to_pylist()}
+    assert query(store, "DESCRIBE structure")["column_name"].to_pylist()[0] == "seq_id"
+    with pytest.raises(StoreError, match=r"there are: sequences, .*rna_type, structure, pll$"):
+        query(store, "FROM fold")
     assert matching_sequences(store, "taxid = 7").tolist() == [4]
     assert hits(store, columns=["structure_dot_bracket"]).num_rows == 5
+
+
+@pytest.mark.parametrize("task", ["sequence", "pll"])
+def test_damage_inside_of_a_part_names_the_file_and_the_way_out(builder, store, task):
+    many = builder.prediction("many", "sequence", "regression", ["x"])
+    if task == "pll":
+        many = builder.prediction("many", "pll", None, [])
+    store.put_prediction(many)
+    row = {"value": 0.5} if task == "sequence" else {"pll": -1.5, "scored": 3, "pseudo_perplexity": 2.0}
+    files = [builder.write_predictions(store, many, n, [{"seq_id": n, **row}]) for n in range(3)]
+    content = bytearray(files[2].read_bytes())
+    begin = pq.read_metadata(files[2]).row_group(0).column(1).dictionary_page_offset
+    assert begin is not None
+    content[begin : begin + 12] = b"\xff" * 12  # the header of a page; the footer stays whole
+    files[2].write_bytes(content)
+    column = next(iter(row))
+    for asked in (f"SELECT sum({column}) FROM many", f'FROM sequences JOIN "MANY" USING (seq_id) ORDER BY {column}'):
+        with pytest.raises(StoreError, match=r"predictions/many/part-000002\.parquet: is damaged") as caught:
+            query(store, asked)
+        assert f"raypipe {'mlm' if task == 'pll' else 'predict'} again" in str(caught.value)
+    with pytest.raises(StoreError, match=r"many/part-000002\.parquet: is damaged .*; remove it"):
+        matching_sequences(store, f"sin(many_{column}) < 5")
+
+
+def test_damaged_vectors_and_sequences(store):
+    parts = store.embedding_parts("nano")
+    parts[1].write_bytes(parts[1].read_bytes()[:-20])
+    assert query(store, "FROM rna_type").num_rows == 8
+    with pytest.raises(StoreError, match=r"nano/part-00001\.parquet: is damaged .*raypipe embed again"):
+        query(store, "SELECT count(embedding) FROM Embeddings")
+    sequences = store.parts("sequences")[0]
+    sequences.write_bytes(sequences.read_bytes()[:-20])
+    with pytest.raises(StoreError, match=r"sequences/part-.*: is damaged .*restore it from a copy"):
+        query(store, "FROM sequences")
+
+
+def test_a_statement_opens_the_parts_of_what_it_names_only(store, monkeypatch):
+    opened = []
+    monkeypatch.setattr("index.predictions.fitting_parts", lambda store, made, ids=None: opened.append(made.name) or [])
+    monkeypatch.setattr("index.sql.fitting_parts", lambda store, made, ids=None: opened.append(made.name) or [])
+    query(store, "SELECT count(*) FROM sequences JOIN records USING (seq_id)")
+    query(store, "SHOW TABLES")
+    assert opened == []
+    query(store, 'SELECT * FROM "Structure"')
+    query(store, "FROM EMBEDDINGS")
+    assert opened == ["structure", "nano"]
+
+
+def test_a_set_that_is_not_named_refuses_instead_of_being_empty(store):
+    assert query(store, "FROM query_table('rna_type')").num_rows == 8
+    with pytest.raises(StoreError, match="predictions 'rna_type': name them in the statement itself"):
+        query(store, "FROM query('FROM rna' || '_type')")
 
 
 def test_predictions_of_an_unknown_kind(builder, store):
     store.put_prediction(builder.prediction("new", "folding"))
     with pytest.raises(StoreError, match="predictions 'new': no predictions of kind 'folding'"):
-        query(store, "FROM sequences")
+        query(store, "FROM new")
+    assert query(store, "FROM sequences").num_rows == 10
 
 
 def test_columns_of_hits(standing):
@@ -272,6 +335,10 @@ def test_conditions(standing, where, expected):
 @pytest.mark.parametrize(
     ("where", "message"),
     [
+        ("a.b.positive", r"no column 'a'; .* Double quotes are needed around such a name: \"a\.b\"$"),
+        ("my-head.value > 1", r"no column 'my'; .* Double quotes are needed around such a name: \"my-head\"$"),
+        ("3p.value > 1", r"Double quotes are needed around such a name: \"3p\"$"),
+        ('"my-head".worth > 1', r"no column 'worth' in my-head; it has: seq_id, value$"),
         ("rna_type.lable = 'tRNA'", r"no column 'lable' in rna_type; it has: seq_id, label, probability, probab"),
         ("lable = 'tRNA'", r"no column 'lable'; there are: .*annotations: .*; rna_type: seq_id, label"),
         ("probabilities[1] > 0.5", r"'probabilities' is ambiguous: write (rna_type|token).probabilities or "),

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from index.store import Store
-from raypipe.cli.arguments import is_atlas, literal_fasta, literal_sequence, named_files, read_queries, split_list
+from raypipe.cli.arguments import (
+    STDIN,
+    is_atlas,
+    literal_fasta,
+    literal_sequence,
+    name_stdin,
+    named_files,
+    read_queries,
+    split_list,
+)
 from raypipe.errors import UsageError
 
 
@@ -71,6 +80,13 @@ def test_literal_sequences_as_fasta() -> None:
     with pytest.raises(UsageError, match="no such file"):
         literal_fasta(["AC", "x.fa"])
     assert literal_sequence(" AC\n") == "AC"
+
+
+def test_standard_input_once() -> None:
+    assert name_stdin(["a.fa", STDIN]) == ["a.fa", "-"]
+    for twice in ([STDIN, STDIN], ["-", "ACGU", STDIN]):
+        with pytest.raises(UsageError, match="standard input can be read once"):
+            name_stdin(twice)
 
 
 def test_table_names() -> None:

@@ -141,7 +141,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     assert path.read_bytes() == b"old"
     folder = tmp_path / "b.png"
     folder.mkdir()
-    with pytest.raises(RaypipeError, match=r"b\.png: the picture cannot be written \(Is a directory\)"):
+    with pytest.raises(RaypipeError, match=r"b\.png: cannot be written \(Is a directory\)"):
         write_heatmap(random_effects(3), folder, "")
     with pytest.raises(RaypipeError, match="No such file or directory"):
         write_heatmap(random_effects(3), tmp_path / "absent" / "a.png", "")

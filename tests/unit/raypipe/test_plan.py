@@ -17,7 +17,8 @@ from index.schema import SEQUENCES, embeddings_schema, with_footer
 from index.sets import Embedding, OnLong, Prediction, ShardedSet
 from index.store import Source, Store
 from model.config import AidoRnaConfig
-from raypipe.plan import Shard, Task, begin_plan, make_plans, merge, read_plan
+from raypipe import plan
+from raypipe.plan import Shard, Task, begin_plan, make_plans, merge, most_pairs, read_plan
 from raypipe.shard_files import footer, unfinished
 from raypipe.work import (
     MAX_KEPT_SHARD_TOKENS,
@@ -26,6 +27,7 @@ from raypipe.work import (
     default_shard_tokens,
     sequence_lengths,
     sequence_tokens,
+    stored_pairs,
 )
 
 CONTEXT = 10
@@ -55,9 +57,8 @@ def _prediction(shard_tokens: int, **about: Any) -> Prediction:
         model="m",
         model_path="m",
         model_fingerprint="m" * 64,
-        on_long="window",
         shard_tokens=shard_tokens,
-        **{"task": "structure", "problem": "binary", "labels": ["0"], **about},
+        **{"on_long": "window", "task": "structure", "problem": "binary", "labels": ["0"], **about},
     )
 
 
@@ -214,6 +215,35 @@ def test_heads_over_pairs_make_shards_smaller_where_sequences_are_long() -> None
     assert size(small, heads, long, 1, cuda=False) < size(small, contact, long, 1, cuda=False)
 
 
+@pytest.mark.parametrize(
+    ("on_long", "pairs"), [("window", [0, 50, 125]), ("truncate", [0, 50, 50]), ("reject", [0, 50, 0])]
+)
+def test_pairs_that_a_sequence_can_give(on_long: str, pairs: list[int]) -> None:
+    lengths = np.array([1, 10, 25])
+    contact = _prediction(1, task="contact", problem="multiclass", labels=["a", "b", "c"], on_long=on_long)
+    structure = replace(_prediction(1), on_long=on_long)
+    assert stored_pairs(lengths, CONTEXT, [structure]).tolist() == pairs
+    assert stored_pairs(lengths, CONTEXT, [contact, structure]).tolist() == [4 * number for number in pairs]
+    others = [_embedding(1), _prediction(1, task="token"), _prediction(1, task="logits", labels=["A"] * 16)]
+    assert stored_pairs(lengths, CONTEXT, others).tolist() == [0, 0, 0]
+
+
+def test_a_shard_holds_no_more_pairs_than_the_memory(grow: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "MAX_SHARD_PAIRS", 100)
+    store = grow([2, 4, 8, 8, 8, 9, 16, 3])
+    one, three = _prediction(1000), _prediction(1000, task="contact", problem="multiclass", labels=["a", "b", "c"])
+    # Pairs: 2, 8, 32, 32, 32, 40, 80, 4.
+    spans = [(shard.seq_lo, shard.seq_hi) for shard in make_plan(store, one, CONTEXT)]
+    assert spans == [(0, 4), (4, 6), (6, 8)]
+    assert most_pairs(store, one, [one], CONTEXT) == 84
+    assert most_pairs(store, one, [one, three], CONTEXT) == 4 * 84
+    assert most_pairs(store, one, [_embedding(1)], CONTEXT) == 0
+    assert most_pairs(store, _embedding(1), [one], CONTEXT) == 0
+    # One that is beyond by itself is a shard of its own.
+    spans = [(shard.seq_lo, shard.seq_hi) for shard in make_plan(store, replace(three, name="three"), CONTEXT)]
+    assert spans == [(0, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7), (7, 8)]
+
+
 def test_sets_of_one_run_are_cut_alike(grow: Callable) -> None:
     store = grow([1, 2, 3, 4, 5])
     embedding, prediction = _embedding(14), _prediction(9)
@@ -250,5 +280,6 @@ def test_sets_with_different_plans_meet_again_in_later_sequences(grow: Callable)
         (3, 4, (2, -1)),
     ]
     assert [(t.seq_lo, t.seq_hi, t.shards) for t in together] == [(4, 6, (3, 1)), (6, 7, (4, 2))]
-    for place, plan in enumerate(plans):
-        assert [task.shard(place) for task in sorted(tasks, key=lambda t: t.shards[place]) if task.shard(place)] == plan
+    for place, shards in enumerate(plans):
+        of_tasks = sorted(tasks, key=lambda task: task.shards[place])
+        assert [task.shard(place) for task in of_tasks if task.shard(place)] == shards
