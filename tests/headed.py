@@ -1,9 +1,11 @@
-"""Checkpoints with heads for every task: random weights that pass as trained."""
+"""Checkpoints with heads for every task, of random weights that pass as trained; and what they leave in an atlas."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from model import load
@@ -29,6 +31,12 @@ HEADS = {
 }
 
 
+INLINE = ["--executor", "inline"]
+SHARDS = ["--shard-tokens", "120"]
+THREE = "structure,rna_type,reactivity"
+SETS = ["embeddings/headed", *(f"predictions/{name}" for name in THREE.split(","))]
+
+
 def make_headed(folder: Path, seed: int = 1) -> Path:
     """A checkpoint of one narrow layer with a pooler, a masked-LM head and all of `HEADS` as adapters."""
     config = AidoRnaConfig(num_layers=1, hidden_size=16, num_heads=2, intermediate_size=16)
@@ -46,3 +54,22 @@ def add_heads(folder: Path, heads: dict[str, HeadConfig], *, trained: bool = Tru
     for seed, (name, config) in enumerate(heads.items(), 1):
         model.add_head(name, config, seed=seed)
         model.save_head(name, trained=trained)
+
+
+def rows(atlas: Path, folder: str) -> pa.Table:
+    """All rows of a set, in the order of its shards."""
+    return pa.concat_tables([pq.read_table(path) for path in parts(atlas, folder)])
+
+
+def parts(atlas: Path, folder: str) -> list[Path]:
+    return sorted((atlas / folder).glob("part-*.parquet"))
+
+
+def times(atlas: Path) -> dict[Path, int]:
+    """When every file of every set was written."""
+    return {path: path.stat().st_mtime_ns for folder in SETS for path in parts(atlas, folder)}
+
+
+def sequences(atlas: Path) -> list[str]:
+    table = pa.concat_tables([pq.read_table(path) for path in sorted((atlas / "sequences").glob("*"))])
+    return table.sort_by("seq_id")["sequence"].to_pylist()

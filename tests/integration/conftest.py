@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from raypipe.cli import run
+from raypipe.cli import DONE, run
+from tests.headed import make_headed
+from tests.runs import write_fasta
 
 FASTA = """\
 >t1 first tRNA
@@ -48,6 +50,7 @@ class Ran:
 
 
 Cli = Callable[..., Ran]
+Make = Callable[..., Path]
 
 
 @pytest.fixture
@@ -113,3 +116,23 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
 def atlas(finished: Path, tmp_path: Path) -> Path:
     """A copy of the finished atlas, to be changed and damaged."""
     return Path(shutil.copytree(finished, tmp_path / "atlas"))
+
+
+@pytest.fixture(scope="session")
+def headed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with heads of every kind; not to be changed."""
+    return make_headed(tmp_path_factory.mktemp("models") / "headed")
+
+
+@pytest.fixture
+def ingested(cli: Cli, tmp_path: Path) -> Make:
+    """Makes an atlas of 20 sequences, of which one has letters that are no nucleotides and one nothing else."""
+    fasta = write_fasta(tmp_path / "in.fa", 18, 12, 40)
+    with fasta.open("a") as file:
+        file.write(">odd\nACGUNNRYACGUUU\n>unknown\nNNNN\n")
+
+    def make(name: str = "atlas") -> Path:
+        assert cli("ingest", fasta, "-o", tmp_path / name).code == DONE
+        return tmp_path / name
+
+    return make
