@@ -1,7 +1,7 @@
 """What stands on the encoder: the masked-LM head, the pooler, and the task heads.
 
-The parameters of a task head are called as in multimolecule, after the prefix of its kind (`PREFIX`), so that its
-checkpoints load without renaming. Task heads live and compute in float32, whatever the type of the encoder.
+The parameters of a task head are called as in multimolecule, after the prefix of its kind (`model.keymap`), so that
+its checkpoints load without renaming. Task heads live and compute in float32, whatever the type of the encoder.
 
 Legend: T packed tokens, L nucleotides of one sequence, S sequences, D hidden size, C labels, V vocabulary.
 """
@@ -15,17 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import AidoRnaConfig
-from model.head_config import HeadConfig, Kind
+from model.head_config import HeadConfig
 from model.norm import make_norm
 from model.structure_head import StructureHead
-
-PREFIX: dict[Kind, str] = {
-    "sequence": "sequence_head.",
-    "token": "token_head.",
-    "contact": "contact_head.",
-    "structure": "ss_head.",
-}
-"""What stands before the names of a task head's tensors in a checkpoint."""
 
 ACTIVATION: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 import model
 from model.head_config import HeadConfig, Kind
-from model.heads import PREFIX, make_head
+from model.heads import make_head
+from model.keymap import HEAD_PREFIXES
 from model.losses import fit_labels, infer_problem, loss_terms
 
 BOUND = 1e-5
@@ -33,7 +34,7 @@ CASES: dict[str, Kind] = {
 
 def _head(folder: Path, kind: Kind) -> Any:
     settings = json.loads((folder / "config.json").read_text())
-    prefix = PREFIX[kind]
+    prefix = HEAD_PREFIXES[kind]
     tensors = {
         name.removeprefix(prefix): value
         for name, value in load_file(folder / "model.safetensors").items()

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.head_config import ACTIVATIONS, KINDS, HeadConfig
-from model.heads import ACTIVATION, PREFIX, make_head
+from model.heads import ACTIVATION, make_head
+from model.keymap import HEAD_PREFIXES
 from model.structure_head import StructureHead
 
 WIDTH = 12
@@ -195,7 +196,7 @@ def test_names_are_multimolecules() -> None:
         "prediction.weight": (1, 64, 3, 3),
         "prediction.bias": (1,),
     } | {f"convnet.{i}.conv{k}.weight": (64, 64, n, n) for i in (0, 1) for k, n in ((1, 1), (2, 3), (3, 1))}
-    assert tuple(PREFIX) == KINDS
+    assert tuple(HEAD_PREFIXES) == KINDS
 
 
 def test_every_activation_of_the_settings_is_there() -> None:
