@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,12 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the folder shared/ (golden outputs and real data) beside the checkout")
     return folder
+
+
+@pytest.fixture
+def one_cpu() -> Iterator[None]:
+    """Bind the test to one processor: the bits of results depend on the number of threads."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:1])
+    yield
+    os.sched_setaffinity(0, before)

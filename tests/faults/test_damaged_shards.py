@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -56,16 +55,7 @@ DAMAGES: dict[str, Damage] = {
 }
 
 
-@pytest.fixture
-def _one_cpu() -> Iterator[None]:
-    """The bits depend on the number of threads; those of `undisturbed` come from one."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(before)[:1])
-    yield
-    os.sched_setaffinity(0, before)
-
-
-@pytest.mark.usefixtures("_one_cpu")
+@pytest.mark.usefixtures("one_cpu")
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_is_made_anew(tmp_path: Path, undisturbed: Path, damage: str, capfd: pytest.CaptureFixture[str]) -> None:
     atlas = Path(shutil.copytree(undisturbed, tmp_path / "atlas"))

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -44,15 +43,6 @@ def assert_same(atlas: Path, expected: Path, folders: list[str]) -> None:
     assert not list(atlas.glob(".tmp/*"))
 
 
-@pytest.fixture
-def _one_cpu() -> Iterator[None]:
-    """The bits depend on the number of threads."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(before)[:1])
-    yield
-    os.sched_setaffinity(0, before)
-
-
 def killed(arguments: list[str], commit: int) -> bool:
     """Run in a process that is killed at its commit of that number, if it comes so far; whether it was."""
     child = os.fork()
@@ -73,7 +63,7 @@ def killed(arguments: list[str], commit: int) -> bool:
     return os.WIFSIGNALED(status)
 
 
-@pytest.mark.usefixtures("_one_cpu")
+@pytest.mark.usefixtures("one_cpu")
 def test_killed_at_one_commit_after_another(tmp_path: Path) -> None:
     """Manifest, plans, rejects, and files of all sets: each has its turn to be the one that is not there."""
     headed = make_headed(tmp_path / "headed")

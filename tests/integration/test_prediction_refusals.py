@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,14 +16,8 @@ from raypipe.cli import DONE, FAILED, INCOMPLETE, USAGE
 from tests.headed import HEADS, INLINE, SETS, add_heads, make_headed, parts, rows, times
 from tests.integration.conftest import Cli, Make
 
-
-@pytest.fixture(autouse=True)
-def _one_cpu() -> Iterator[None]:
-    """Small work: threads that wait for each other would take most of the time."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(before)[:1])
-    yield
-    os.sched_setaffinity(0, before)
+# Small work: threads that wait for each other would take most of the time.
+pytestmark = pytest.mark.usefixtures("one_cpu")
 
 
 def test_heads_that_are_refused(cli: Cli, ingested: Make, headed: Path, tmp_path: Path) -> None:

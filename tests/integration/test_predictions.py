@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +24,8 @@ from tests.headed import HEADS, INLINE, SETS, SHARDS, THREE, add_heads, parts, r
 from tests.integration.conftest import Cli, Make
 from tests.runs import write_fasta
 
-
-@pytest.fixture(autouse=True)
-def _one_cpu() -> Iterator[None]:
-    """Small work: threads that wait for each other would take most of the time."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(before)[:1])
-    yield
-    os.sched_setaffinity(0, before)
+# Small work: threads that wait for each other would take most of the time.
+pytestmark = pytest.mark.usefixtures("one_cpu")
 
 
 def test_one_pass_gives_what_four_give(cli: Cli, ingested: Make, headed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
