@@ -21,6 +21,7 @@ from index.info import (
     CATALOG,
     INFO,
     ROWS,
+    TRANSFORM,
     VECTORS,
     IndexInfo,
     checksum,
@@ -30,6 +31,8 @@ from index.info import (
 )
 from index.recall import measure
 from index.store import Embedding, Store
+from index.transform_files import describe, find, is_file, save
+from index.transforms import Kind, Transform, choose_kind, fit, sample_size, transformed
 from index.vectors import Part, finished_parts, unit_batches
 
 FLAT = "Flat"
@@ -40,16 +43,24 @@ Progress = Callable[[int, int], None]
 
 
 def build_index(
-    store: Store, name: str | None = None, *, kind: str = "flat", progress: Progress | None = None
+    store: Store,
+    name: str | None = None,
+    *,
+    kind: str = "flat",
+    transform: str | Path = "auto",
+    progress: Progress | None = None,
 ) -> IndexInfo:
     """Build the index of a set of vectors and make it the live one. The caller holds `store.lock()`.
 
-    Vectors are scaled to length 1. The flat type holds them as float32 and searches by inner product: scores are exact
-    cosines. Every other type works on Euclidean distances, which rank unit vectors alike.
+    Vectors go through a transform that is learned here (see `index.transforms`) and end with length 1. The flat type
+    holds them as float32 and searches by inner product: scores are exact cosines. Every other type works on Euclidean
+    distances, which rank unit vectors alike.
 
     Args:
         name: which embeddings; if None those of the live index, else the only ones.
         kind: "flat"; "auto" (see `choose_type`); or a FAISS factory string, such as "HNSW32" or "IVF1024,SQ8".
+        transform: "auto" (by the number of vectors), "none", "center", "whiten", "whiten:DIM", "pca:DIM", or the file
+            transform.npz of an index over vectors of the same model, layer and pooling.
         progress: called with rows added and rows in all.
 
     Returns:
@@ -57,7 +68,8 @@ def build_index(
 
     Raises:
         StoreError: nothing is embedded, a part is damaged or of another model, a vector is zero or not finite, the
-            type is unknown to FAISS or needs more rows, or the disk is full.
+            type is unknown to FAISS or needs more rows, the transform is unknown, of other embeddings or needs more
+            rows, or the disk is full.
     """
     embedding = choose_embedding(store, name)
     parts = finished_parts(store, embedding)
@@ -66,8 +78,9 @@ def build_index(
         raise StoreError(f"{store.root}: no sequence of {embedding.name!r} has a vector; rejects/ tells why")
     type_ = FLAT if kind.lower() == "flat" else choose_type(num_rows) if kind.lower() == "auto" else kind
     built_from = describe_inputs(store, parts)
+    wanted = find(transform, embedding.fingerprint, embedding.dimension)
     standing = _standing(store, embedding, type_, built_from)
-    if standing is not None:
+    if standing is not None and _same_space(standing, wanted):
         return replace(standing, unchanged=True)
     info = IndexInfo(
         version=versions.following(index_folder(store)),
@@ -84,7 +97,11 @@ def build_index(
     folder = store.root / files.TEMPORARY / f"index-{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True)
-        _publish(store, folder, _write(store, folder, info, parts, progress))
+        if isinstance(wanted, Kind):
+            learned_on = sample(parts, embedding.dimension, sample_size(embedding.dimension))
+            wanted = fit(learned_on, str(wanted), fingerprint=embedding.fingerprint)
+        info = replace(info, dimension=wanted.out_dimension, transform=describe(wanted, transform))
+        _publish(store, folder, _write(store, folder, info, parts, wanted, progress))
     except OSError as error:
         raise StoreError(f"{store.root}: the index cannot be written ({error.strerror or error})") from error
     finally:
@@ -127,7 +144,7 @@ def describe_inputs(store: Store, parts: Sequence[Part]) -> dict[str, Any]:
 
 
 def _standing(store: Store, embedding: Embedding, type_: str, built_from: dict[str, Any]) -> IndexInfo | None:
-    """The live index if it is whole and what building would give."""
+    """The live index if it is whole and what building would give, its transform aside."""
     try:
         info = current_info(store)
         if info is None:
@@ -140,23 +157,44 @@ def _standing(store: Store, embedding: Embedding, type_: str, built_from: dict[s
     return info if same and info.built_from == built_from else None
 
 
-def _write(store: Store, folder: Path, info: IndexInfo, parts: Sequence[Part], progress: Progress | None) -> IndexInfo:
+def _same_space(standing: IndexInfo, wanted: Kind | Transform) -> bool:
+    """Whether `standing` went through the transform that `wanted` would give over the same vectors."""
+    had = standing.transform or {"asked": "none", "kind": "none"}
+    if isinstance(wanted, Transform):
+        return had.get("sha256") == wanted.digest
+    if is_file(had["asked"]):
+        return False
+    # What auto asked for may have turned out otherwise (vectors without any spread), and would so again.
+    chosen = choose_kind(standing.rows)[0] if wanted.name == "auto" else wanted
+    return str(wanted) == had["asked"] or str(chosen) == had["kind"]
+
+
+def _write(
+    store: Store,
+    folder: Path,
+    info: IndexInfo,
+    parts: Sequence[Part],
+    transform: Transform,
+    progress: Progress | None,
+) -> IndexInfo:
     write_catalog(store, folder / CATALOG)
+    if transform.mean is not None:
+        save(transform, folder / TRANSFORM)
     faiss = load_faiss()
     try:
-        index = _empty(info, parts)
-        seq_ids = _fill(index, info, parts, progress)
+        index = _empty(info, parts, transform)
+        seq_ids = _fill(index, info, parts, transform, progress)
         faiss.write_index(index, str(folder / VECTORS))
     except RuntimeError as error:
         raise StoreError(f"{store.root}: FAISS cannot build {info.type!r}: {_reason(error)}") from error
     _check_rows(store, seq_ids)
     np.save(folder / ROWS, seq_ids)
-    operating = {} if info.type == FLAT else measure(index, parts, info.dimension, seq_ids, SEED)
-    checksums = {name: checksum(folder / name) for name in (VECTORS, ROWS, CATALOG)}
+    operating = {} if info.type == FLAT else measure(index, parts, transform, seq_ids, SEED)
+    checksums = {file.name: checksum(file) for file in sorted(folder.iterdir())}
     return replace(info, operating=operating, checksums=checksums)
 
 
-def _empty(info: IndexInfo, parts: Sequence[Part]) -> Any:
+def _empty(info: IndexInfo, parts: Sequence[Part], transform: Transform) -> Any:
     faiss = load_faiss()
     if info.type == FLAT:
         return faiss.IndexFlatIP(info.dimension)
@@ -176,7 +214,8 @@ def _empty(info: IndexInfo, parts: Sequence[Part]) -> Any:
             raise StoreError(
                 f"index type {info.type!r} needs {num_lists} vectors to train, the store has {info.rows}; use flat"
             )
-        index.train(sample(parts, info.dimension, max(TRAINING_PER_LIST * num_lists, 20_000)))
+        training = sample(parts, transform.dimension, max(TRAINING_PER_LIST * num_lists, 20_000))
+        index.train(transform.apply(training))
     return index
 
 
@@ -193,12 +232,14 @@ def sample(parts: Sequence[Part], dimension: int, size: int) -> np.ndarray:
     return result
 
 
-def _fill(index: Any, info: IndexInfo, parts: Sequence[Part], progress: Progress | None) -> np.ndarray:
+def _fill(
+    index: Any, info: IndexInfo, parts: Sequence[Part], transform: Transform, progress: Progress | None
+) -> np.ndarray:
     """Put all vectors in; returns the seq_id of each row."""
     seq_ids = np.empty(info.rows, dtype=np.int64)
     held = _reserve(index, info) if info.type == FLAT and info.rows else None
     done = 0
-    for ids, vectors in unit_batches(parts, info.dimension):
+    for ids, vectors in transformed(parts, transform):
         if held is not None:
             held[done : done + len(ids)] = vectors
         else:

@@ -16,6 +16,7 @@ INFO = "index.json"
 VECTORS = "vectors.faiss"
 ROWS = "rows.npy"
 CATALOG = "catalog.parquet"
+TRANSFORM = "transform.npz"
 HASHED_AT_OPEN = 256 << 20
 
 
@@ -27,7 +28,7 @@ class IndexInfo:
         version: name of its folder below `index/`.
         type: "Flat" (exact) or a FAISS factory string.
         metric: what FAISS computes on unit vectors: "inner_product", or "l2" with cosine = 1 - distance**2 / 2.
-        dimension: values per vector.
+        dimension: values per indexed vector, that is, once it is transformed.
         embeddings: name of the set of vectors; `fingerprint` is that set's.
         rows: vectors in the index; `sequences` in the store when it was built (failed sequences leave a gap).
         built_from: "parts", each with name, rows, bytes and digest of the Parquet footer, and "sources" by sha256.
@@ -35,6 +36,9 @@ class IndexInfo:
         checksums: bytes and sha256 of each file.
         operating: for approximate types: the search effort ("nprobe" or "ef_search"), the recall@10 against exact
             search that it reached, and the seeded sample it was measured on.
+        transform: the space of the scores: "kind" (none, center, whiten, whiten:DIM, pca:DIM), what was "asked", the
+            "reason", "dimension" of a vector as stored, "sha256" of the map (two indexes with the same one give scores
+            that can be compared), and how it was learned. Empty for an index built before there were any: none.
         unchanged: whether `build_index` found this index already built (not stored).
     """
 
@@ -50,7 +54,15 @@ class IndexInfo:
     created: str
     checksums: dict[str, dict[str, Any]] = field(default_factory=dict)
     operating: dict[str, Any] = field(default_factory=dict)
+    transform: dict[str, Any] = field(default_factory=dict)
     unchanged: bool = False
+
+    @property
+    def space(self) -> str:
+        """The transform and its reason, in words."""
+        kind = self.transform.get("kind", "none")
+        words = "not transformed" if kind == "none" else f"transform {kind}"
+        return f"{words} ({self.transform['reason']})" if self.transform else words
 
     def to_json(self) -> dict[str, Any]:
         """What index.json holds."""

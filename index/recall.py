@@ -9,7 +9,8 @@ import numpy as np
 
 from index.engines import Engine, open_engine
 from index.exact import NO_HIT, ROUNDING, exact_search
-from index.vectors import Part, take, unit_batches, unit_rows
+from index.transforms import Transform, transformed
+from index.vectors import Part, take
 
 NEIGHBOURS = 10
 SAMPLE = 200
@@ -17,13 +18,14 @@ TARGET = 0.99
 SLACK = 0.002
 
 
-def measure(index: Any, parts: Sequence[Part], dimension: int, seq_ids: np.ndarray, seed: int) -> dict[str, Any]:
+def measure(index: Any, parts: Sequence[Part], transform: Transform, seq_ids: np.ndarray, seed: int) -> dict[str, Any]:
     """The least effort, by doubling, that reaches a recall@10 of 0.99, or nearly what the type can reach at all.
 
     Queries are stored vectors chosen by `seed`, their own row left out. A found row counts when its exact cosine
     reaches that of the true 10th neighbour, so that ties count.
 
     Args:
+        transform: what the indexed vectors went through; the truth is exact search in the same space.
         seq_ids: (n,) seq_id of each row.
 
     Returns:
@@ -32,12 +34,12 @@ def measure(index: Any, parts: Sequence[Part], dimension: int, seq_ids: np.ndarr
     if len(seq_ids) < 2:
         return {}
     rows = np.sort(np.random.default_rng(seed).permutation(len(seq_ids))[:SAMPLE])
-    queries = unit_rows(take(parts, rows, dimension), seq_ids[rows], "seq_id")
+    queries = transform.apply(take(parts, rows, transform.dimension), seq_ids[rows], "seq_id")
     # Three times the neighbours: room for ties, and for the query itself.
-    truth, cosines = exact_search(unit_batches(parts, dimension), queries, 3 * NEIGHBOURS + 1)
+    truth, cosines = exact_search(transformed(parts, transform), queries, 3 * NEIGHBOURS + 1)
 
     def scan(unfilled: np.ndarray, k: int, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        ids, scores = exact_search(unit_batches(parts, dimension), unfilled, k)
+        ids, scores = exact_search(transformed(parts, transform), unfilled, k)
         return _rows_of(ids, seq_ids), scores
 
     engine = open_engine(index, scan)

@@ -14,9 +14,11 @@ from index.engines import Engine, open_engine
 from index.errors import StaleIndexError, StoreError
 from index.exact import NO_HIT, exact_search
 from index.faiss_runtime import load_faiss
-from index.info import CATALOG, ROWS, VECTORS, IndexInfo, current_info, index_folder, rebuild, verify_files
+from index.info import CATALOG, ROWS, TRANSFORM, VECTORS, IndexInfo, current_info, index_folder, rebuild, verify_files
 from index.store import Store
-from index.vectors import Part, finished_parts, take, unit_batches, unit_rows
+from index.transform_files import load
+from index.transforms import Transform, transformed
+from index.vectors import Part, finished_parts, take
 
 
 class Searcher:
@@ -25,10 +27,20 @@ class Searcher:
     Attributes:
         info: what the index is.
         catalog: ids, descriptions and lengths by seq_id, as they were when the index was built.
+        transform: what stored vectors and queries go through before they are compared.
     """
 
-    def __init__(self, store: Store, info: IndexInfo, index: Any, seq_ids: np.ndarray, parts: Sequence[Part]):
+    def __init__(
+        self,
+        store: Store,
+        info: IndexInfo,
+        index: Any,
+        seq_ids: np.ndarray,
+        parts: Sequence[Part],
+        transform: Transform,
+    ):
         self.info = info
+        self.transform = transform
         self.catalog = Catalog(index_folder(store) / info.version / CATALOG)
         self._seq_ids = seq_ids
         self._parts = parts
@@ -68,17 +80,18 @@ class Searcher:
                 f"{folder}: damaged index, {index.ntotal} vectors of {index.d} values and {len(seq_ids)} ids where "
                 f"index.json says {info.rows} of {info.dimension}; build it again: {rebuild(store)}"
             )
-        return cls(store, info, index, seq_ids, _parts_of(store, info))
+        return cls(store, info, index, seq_ids, _parts_of(store, info), _transform_of(store, info))
 
     def search(
         self, vectors: np.ndarray, k: int, *, allowed: np.ndarray | None = None, nprobe: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest sequences of each query by cosine, ties in the order of seq_id.
+        """The k nearest sequences of each query by cosine in the index's own space, ties in the order of seq_id.
 
-        The flat type's scores are exact; the others' are estimates from their codes.
+        Queries go through the transform that the stored vectors went through first (see `info.transform`). The flat
+        type's scores are exact; the others' are estimates from their codes.
 
         Args:
-            vectors: (Q, D) queries of any length, float32.
+            vectors: (Q, D) queries as the model gives them, of any length, float32.
             k: neighbours per query, at least 1.
             allowed: seq_ids that may be found, in any order; all if None. The filter acts inside the search: every
                 query gets min(k, allowed sequences in the index) hits.
@@ -91,9 +104,9 @@ class Searcher:
             StoreError: another dimension than the index's, or a query that is zero or not finite.
         """
         queries = np.asarray(vectors, dtype=np.float32)
-        if queries.ndim != 2 or queries.shape[1] != self.info.dimension:
+        if queries.ndim != 2 or queries.shape[1] != self.transform.dimension:
             raise StoreError(
-                f"queries of shape {queries.shape}: this index holds vectors of {self.info.dimension} values "
+                f"queries of shape {queries.shape}: this index holds vectors of {self.transform.dimension} values "
                 f"({self.info.embeddings}); embed the queries with the same model"
             )
         if k < 1 or (nprobe is not None and nprobe < 1):
@@ -101,7 +114,7 @@ class Searcher:
         if self.info.rows == 0 or len(queries) == 0:
             shape = (len(queries), k)
             return np.full(shape, NO_HIT, dtype=np.int64), np.full(shape, np.nan, dtype=np.float32)
-        queries = unit_rows(queries, np.arange(1, len(queries) + 1), "query")
+        queries = self.transform.apply(queries, np.arange(1, len(queries) + 1), "query")
         mask = None if allowed is None else np.isin(self._seq_ids, np.asarray(allowed, dtype=np.int64))
         effort = nprobe or self.info.operating.get(self._engine.effort_name)
         rows, scores = self._engine.search(queries, k, mask, effort)
@@ -121,7 +134,7 @@ class Searcher:
         if missing.any():
             names = ", ".join(str(seq_id) for seq_id in seq_ids[missing][:5])
             raise StoreError(f"no embedding of seq_id {names} in the index; `rejects` tells what was refused and why")
-        return take(self._parts, order[places], self.info.dimension)
+        return take(self._parts, order[places], self.transform.dimension)
 
     @cached_property
     def _by_seq_id(self) -> tuple[np.ndarray, np.ndarray]:
@@ -134,7 +147,7 @@ class Searcher:
 
         def allowed_blocks():
             start = 0
-            for block_ids, vectors in unit_batches(self._parts, self.info.dimension):
+            for block_ids, vectors in transformed(self._parts, self.transform):
                 chosen = mask[start : start + len(block_ids)]
                 start += len(block_ids)
                 yield block_ids[chosen], vectors[chosen]
@@ -177,6 +190,17 @@ def _refuse_stale(store: Store, info: IndexInfo) -> None:
         raise StaleIndexError(
             f"{store.root}: the index is older than its store ({'; '.join(changes)}); run: {rebuild(store)}"
         )
+
+
+def _transform_of(store: Store, info: IndexInfo) -> Transform:
+    """The transform of an index; an index built before there were any has none."""
+    if info.transform.get("kind", "none") == "none":
+        return Transform("none", info.dimension)
+    file = index_folder(store) / info.version / TRANSFORM
+    transform = load(file)
+    if (transform.digest, transform.out_dimension) != (info.transform["sha256"], info.dimension):
+        raise StoreError(f"{file}: is not the transform of this index; build it again: {rebuild(store)}")
+    return transform
 
 
 def _parts_of(store: Store, info: IndexInfo) -> list[Part]:

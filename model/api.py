@@ -193,6 +193,22 @@ class Model(MaskedLm):
         """(S, D) float32: one vector per sequence, see `features`."""
         return self.features(seqs, pooling=pooling, layer=layer, **options).embeddings
 
+    def embed_each(
+        self, seqs: Texts, which: Sequence[tuple[Pooling, int]], **options: Unpack[Options]
+    ) -> list[np.ndarray]:
+        """(S, D) float32 for each (pooling, layer) of `which`, all in one pass of the trunk; see `features`."""
+        for pooling, _ in which:
+            if pooling not in ("mean", "cls", "max"):
+                raise ModelError(f"pooling is mean, cls or max, not {pooling!r}")
+        layers = [self._layer(layer) for _, layer in which]
+        reading = self._read(seqs, **options)
+        refuse_empty(reading, "there is nothing to pool")
+        width = self.config.hidden_size
+        pools = [Pooled(reading.windows, layer, kind, width) for (kind, _), layer in zip(which, layers, strict=True)]
+        if pools:
+            run(self._encoder, reading, pools)
+        return [pooled.values() for pooled in pools]
+
     def logits(self, seqs: Texts, *, head: str | None = None, **options: Unpack[Options]) -> list[np.ndarray]:
         """What a head gives for every sequence before it is turned into words, float32.
 

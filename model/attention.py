@@ -6,12 +6,13 @@ Legend: S segments, L tokens of a segment, T packed tokens, N heads, H head size
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.attention_training import attend_by_products
 from model.errors import ModelError
 from model.packing import Layout
 
@@ -42,7 +43,7 @@ def rotary(layout: Layout, head_size: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turn the pairs (h, h + H/2) of every head by their angles (half-split layout), in float32.
+    """Turn the pairs (h, h + H/2) of every head by their angles (half-split layout), in float32 at least.
 
     Args:
         x: (T, N, H) in any float type.
@@ -52,22 +53,32 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     Returns:
         (T, N, H) in x's type.
     """
-    first, second = x.float().chunk(2, dim=-1)
+    first, second = x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, dim=-1)
     turned = torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
     return turned.to(x.dtype)
 
 
-def sdpa_by_runs(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
-    """One dense attention call per run of equally long segments; no padding, no mask."""
-    out = torch.empty_like(query)
-    for run in layout.runs:
+def sdpa_by_runs(query: Tensor, key: Tensor, value: Tensor, layout: Layout, *, dropout: float = 0.0) -> Tensor:
+    """One dense attention call per run of equally long segments; no padding, no mask.
+
+    Args:
+        query, key, value, layout: see `Backend`.
+        dropout: of the probabilities.
+    """
+    # Split once and joined once, not sliced and written run by run: the gradient of each slice would be as large as the
+    # whole batch. Without gradients the runs are written where they belong, which saves a copy.
+    sizes = [run.stop - run.start for run in layout.runs]
+    parts: list[Tensor] = []
+    out = None if torch.is_grad_enabled() else torch.empty_like(query)
+    for run, *qkv in zip(layout.runs, *(x.split(sizes) for x in (query, key, value)), strict=True):
         # (T, N, H) -> (count, N, L, H)
-        q, k, v = (
-            x[run.start : run.stop].unflatten(0, (run.count, run.length)).transpose(1, 2) for x in (query, key, value)
-        )
-        attended = F.scaled_dot_product_attention(q, k, v)
-        out[run.start : run.stop] = attended.transpose(1, 2).flatten(0, 1)
-    return out
+        q, k, v = (x.unflatten(0, (run.count, run.length)).transpose(1, 2) for x in qkv)
+        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(0, 1)
+        if out is None:
+            parts.append(attended)
+        else:
+            out[run.start : run.stop] = attended
+    return torch.cat(parts) if out is None else out
 
 
 def varlen(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
@@ -108,14 +119,30 @@ class Recorder:
         return out
 
 
-def choose_backend(device: torch.device, dtype: torch.dtype) -> Backend:
+def choose_backend(
+    device: torch.device, dtype: torch.dtype, *, gradients: bool = False, dropout: float = 0.0
+) -> Backend:
     """The one place where the attention kernel is decided.
 
+    Args:
+        device: where it runs.
+        dtype: of query, key and value; in autocast its type, not that of the weights.
+        gradients: whether they will be asked for.
+        dropout: of the probabilities, above 0 in training only.
+
     Raises:
-        ModelError: there is none for this device and type.
+        ModelError: there is none for this device and type, or none with dropout.
     """
     if device.type == "cpu" or (device.type == "cuda" and dtype == torch.float32):
-        return sdpa_by_runs
+        # In float32 torch's fused kernel is as fast or faster in both directions.
+        half = device.type == "cpu" and dtype in (torch.bfloat16, torch.float16)
+        kernel = attend_by_products if gradients and half else sdpa_by_runs
+        return partial(kernel, dropout=dropout) if dropout else kernel
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
+        if dropout:
+            raise ModelError(
+                f"attention_dropout is {dropout:g}, and flash attention over packed sequences has none; train with "
+                "attention_dropout 0, or in float32"
+            )
         return varlen
     raise ModelError(f"no attention kernel for {dtype} on {device}; use cpu, or cuda")

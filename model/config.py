@@ -14,6 +14,18 @@ Layout = Literal["multimolecule", "genbio"]
 
 _MODEL_TYPES: dict[str, Layout] = {"aido.rna": "multimolecule", "rnabert": "genbio"}
 _NORMS: dict[str, Literal["layernorm", "rmsnorm"]] = {"LayerNorm": "layernorm", "RMSNorm": "rmsnorm"}
+_DROPOUT: dict[Layout, dict[str, tuple[str, float]]] = {
+    "multimolecule": {
+        "hidden_dropout": ("hidden_dropout", 0.1),
+        "attention_dropout": ("attention_dropout", 0.1),
+    },
+    "genbio": {
+        "hidden_dropout": ("hidden_dropout_prob", 0.0),
+        "attention_dropout": ("attention_probs_dropout_prob", 0.0),
+    },
+}
+"""Our field -> its name in each layout, and what holds there where it is absent."""
+
 _LM_HEAD_FIXED = {"transform": "nonlinear", "transform_act": "gelu", "bias": True, "act": None}
 
 
@@ -33,6 +45,8 @@ class AidoRnaConfig:
         norm_eps: epsilon of the encoder's norms.
         lm_norm_eps: epsilon of the LM head's norm: 1e-12 in multimolecule, the encoder's in GenBio.
         initializer_range: standard deviation of fresh weights.
+        hidden_dropout: probability of dropout after the attention's and the SwiGLU's last linear map, in training only.
+        attention_dropout: the same for attention probabilities.
     """
 
     num_layers: int
@@ -46,6 +60,8 @@ class AidoRnaConfig:
     norm_eps: float = 1e-5
     lm_norm_eps: float = 1e-12
     initializer_range: float = 0.02
+    hidden_dropout: float = 0.0
+    attention_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         for field in (
@@ -66,6 +82,10 @@ class AidoRnaConfig:
             )
         if self.max_positions < 3:
             raise CheckpointError("max_positions must leave room for a nucleotide between <cls> and <eos>")
+        for field in ("hidden_dropout", "attention_dropout"):
+            value = getattr(self, field)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
+                raise CheckpointError(f"{field} must be a probability from 0 to below 1, not {value!r}")
 
     @property
     def head_size(self) -> int:
@@ -106,6 +126,7 @@ class AidoRnaConfig:
             norm_eps=norm_eps,
             lm_norm_eps=norm_eps if layout == "genbio" else _lm_head_eps(data, where),
             initializer_range=float(data.get("initializer_range", 0.02)),
+            **{ours: data.get(theirs, default) for ours, (theirs, default) in _DROPOUT[layout].items()},
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -122,8 +143,8 @@ class AidoRnaConfig:
             "num_attention_heads": self.num_heads,
             "intermediate_size": self.intermediate_size,
             "hidden_act": "silu",
-            "hidden_dropout": 0.0,
-            "attention_dropout": 0.0,
+            "hidden_dropout": self.hidden_dropout,
+            "attention_dropout": self.attention_dropout,
             "max_position_embeddings": self.max_positions,
             "initializer_range": self.initializer_range,
             "layer_norm_eps": self.norm_eps,

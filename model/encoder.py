@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model.attention import Backend, choose_backend, rotary, rotate
 from model.config import AidoRnaConfig
@@ -32,13 +33,14 @@ class Attention(nn.Module):
         self.key = nn.Linear(width, width, bias)
         self.value = nn.Linear(width, width, bias)
         self.output = nn.Linear(width, width, bias)
+        self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, x: Tensor, layout: Layout, angles: tuple[Tensor, Tensor], attend: Backend) -> Tensor:
         """(T, D) -> (T, D)."""
         query = rotate(self.query(x).unflatten(-1, self.heads), *angles)
         key = rotate(self.key(x).unflatten(-1, self.heads), *angles)
         value = self.value(x).unflatten(-1, self.heads)
-        return self.output(attend(query, key, value, layout).flatten(-2))
+        return self.dropout(self.output(attend(query, key, value, layout).flatten(-2)))
 
 
 class SwiGlu(nn.Module):
@@ -50,10 +52,11 @@ class SwiGlu(nn.Module):
         self.gate = nn.Linear(width, inner, bias)
         self.up = nn.Linear(width, inner, bias)
         self.down = nn.Linear(inner, width, bias)
+        self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, D) -> (T, D)."""
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.dropout(self.down(F.silu(self.gate(x)) * self.up(x)))
 
 
 class Block(nn.Module):
@@ -80,6 +83,11 @@ class AidoRna(nn.Module):
         pooler: build the pooler.
         lm_head: build the masked-LM head.
         tied: the LM head scores against the embedding itself; otherwise it has a matrix of its own.
+
+    Attributes:
+        checkpoint_activations: keep only the residual stream between layers for the gradients and compute the rest a
+            second time (Chen et al. 2016); False at first. Results and gradients are the same.
+        attention_dropout: probability of dropout on attention probabilities in training; at first the configuration's.
     """
 
     def __init__(
@@ -87,6 +95,8 @@ class AidoRna(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.checkpoint_activations = False
+        self.attention_dropout = config.attention_dropout
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.final_norm = make_norm(config, config.norm_eps)
@@ -98,15 +108,27 @@ class AidoRna(nn.Module):
 
         State 0 is the embedding, state k < num_layers the residual stream after k layers, the last one the
         final-normed output (the un-normed output of the last layer is not among them, as in the reference).
-        A consumer that stops early saves the layers above. `attend` stands in for the usual attention kernel.
+        A consumer that stops early saves the layers above. `attend` stands in for the usual attention kernel, and does
+        without attention dropout.
         """
-        attend = attend or choose_backend(ids.device, self.embedding.weight.dtype)
+        attend = attend or self._kernel(ids.device)
         angles = rotary(layout, self.config.head_size)
+        twice = self.checkpoint_activations and torch.is_grad_enabled()
         x = self.embedding(ids)
         for block in self.layers:
             yield x
-            x = block(x, layout, angles, attend)
+            if twice:
+                x = checkpoint(block, x, layout, angles, attend, use_reentrant=False)
+            else:
+                x = block(x, layout, angles, attend)
         yield self.final_norm(x)
+
+    def _kernel(self, device: torch.device) -> Backend:
+        dtype = self.embedding.weight.dtype
+        if torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
+        dropout = self.attention_dropout if self.training else 0.0
+        return choose_backend(device, dtype, gradients=torch.is_grad_enabled(), dropout=dropout)
 
     def forward(self, ids: Tensor, layout: Layout, layer: int = -1) -> Tensor:
         """One hidden state.

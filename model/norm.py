@@ -1,4 +1,4 @@
-"""The two norms of AIDO.RNA; statistics in float32 whatever the type of the input.
+"""The two norms of AIDO.RNA; statistics in float32 at least, whatever the type of the input.
 
 Legend: D hidden size.
 """
@@ -21,7 +21,7 @@ class RmsNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        wide = x.float()
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return wide.to(x.dtype) * self.weight
 

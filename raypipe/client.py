@@ -314,4 +314,13 @@ def _state(store: Store, made: ShardedSet, missing: list[str]) -> dict[str, Any]
 
 def _index_summary(store: Store) -> dict[str, Any] | None:
     info = current_info(store)
-    return None if info is None else {"version": info.version, "type": info.type, "rows": info.rows}
+    if info is None:
+        return None
+    return {
+        "version": info.version,
+        "type": info.type,
+        "rows": info.rows,
+        "embeddings": info.embeddings,
+        "space": info.space,
+        "transform": info.transform,
+    }

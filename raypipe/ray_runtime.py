@@ -184,7 +184,7 @@ def run_shards(
             context.print_on_execution_start = False
             context.execution_no_progress_timeout_s = STALL_SECONDS
             context.max_errored_blocks = may_lose
-            with _data_log_in_file_only():
+            with data_log_in_file_only():
                 yield from receipts.iter_rows()
     except RayError as error:
         reason = f"Ray gave up: {root_cause(error)}"
@@ -253,7 +253,7 @@ def _unheard() -> Iterator[None]:
 
 
 @contextmanager
-def _data_log_in_file_only() -> Iterator[None]:
+def data_log_in_file_only() -> Iterator[None]:
     """Keep Ray Data's remarks and tracebacks off the terminal; its log in Ray's session folder has them."""
     consoles = [h for h in logging.getLogger("ray.data").handlers if h.name == "console"]
     levels = [handler.level for handler in consoles]

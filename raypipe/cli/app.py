@@ -14,7 +14,7 @@ from cyclopts.config import Dict, Env
 from rich.console import Console
 
 from raypipe import __version__
-from raypipe.cli import asking, making, models, predicting, system
+from raypipe.cli import asking, evaluating, finetuning, making, models, predicting, system, training
 from raypipe.cli.arguments import spell_stdin
 from raypipe.errors import UsageError
 
@@ -43,6 +43,9 @@ app.command(asking.sql)
 app.command(asking.info)
 app.command(models.fill_mask)
 app.command(models.model_app)
+app.command(finetuning.finetune)
+app.command(training.pretrain)
+app.command(evaluating.eval_app)
 app.command(system.doctor)
 app.command(system.demo)
 
@@ -59,10 +62,16 @@ def _launch(
     ] = None,
 ) -> None:
     # Under every verb, not at the root: there cyclopts passes over keys that are also names of verbs, "model" for one.
-    file = [Dict(dict.fromkeys(app, _read_settings(config)), source=str(config))] if config else []
+    file = [Dict(_under_every_verb(app, _read_settings(config)), source=str(config))] if config else []
     app.config = (ENVIRONMENT, *file, predicting.pass_over)
     _refuse_unknown_variables(tokens)
     app(tokens)
+
+
+def _under_every_verb(of: App, settings: dict[str, Any]) -> dict[str, Any]:
+    """`settings` for each verb, below its group where it is in one (`eval retrieval`); `model` takes none."""
+    groups = [name for name in of if name != "model" and not name.startswith("-") and of[name].default_command is None]
+    return dict.fromkeys(of, settings) | {name: _under_every_verb(of[name], settings) for name in groups}
 
 
 def _refuse_unknown_variables(tokens: Sequence[str]) -> None:
@@ -71,11 +80,19 @@ def _refuse_unknown_variables(tokens: Sequence[str]) -> None:
     Raises:
         UsageError: RAYPIPE_<VERB>_<NAME> is set, and the verb has no option of that name.
     """
-    verb = next((token for token in tokens if token in app), None)
-    if verb is None or verb.startswith("-") or verb == "model":
+    # A verb in a group, as eval retrieval, is both words: RAYPIPE_EVAL_RETRIEVAL_<NAME>.
+    words, command = [], app
+    for token in tokens:
+        if not token.startswith("-") and token in command:
+            words.append(token)
+            command = command[token]
+        if words and command.default_command is not None:
+            break
+    if command.default_command is None or words[:1] == ["model"]:
         return
-    prefix = f"RAYPIPE_{verb.replace('-', '_').upper()}_"
-    options = [name for argument in app[verb].assemble_argument_collection() for name in argument.names]
+    verb = " ".join(words)
+    prefix = f"RAYPIPE_{verb.replace('-', '_').replace(' ', '_').upper()}_"
+    options = [name for argument in command.assemble_argument_collection() for name in argument.names]
     known = {prefix + name.strip("-").replace("-", "_").upper() for name in options}
     unknown = sorted(name for name in os.environ if name.startswith(prefix) and name not in known)
     if unknown:

@@ -90,7 +90,7 @@ def info(
         print(f"predictions  {made['name']}: {_prediction(made)}")
     index = about["index"]
     print(
-        f"index        {index['type']}, {index['rows']:,} vectors (version {index['version']})"
+        f"index        {index['type']}, {index['rows']:,} vectors, {index['space']} (version {index['version']})"
         if index
         else "index        none"
     )

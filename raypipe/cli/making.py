@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from index.errors import StoreError
 from index.predictions import check_name
 from index.store import Store
 from raypipe.checkpoints import find_checkpoint, find_heads
@@ -129,11 +130,26 @@ def index(
     atlas: AtlasPath,
     *,
     type: Annotated[str, Parameter(help="flat (exact), auto (by size), or a FAISS factory string.")] = "auto",
+    transform: Annotated[
+        str,
+        Parameter(
+            help="What vectors and queries go through before they are compared, learned from this atlas: auto (whiten "
+            "unless there are few vectors), none (raw cosines), center, whiten, whiten:DIM or pca:DIM (keep DIM axes); "
+            "or index/VERSION/transform.npz of another atlas, so that scores can be compared."
+        ),
+    ] = "auto",
     name: Annotated[str | None, Parameter(help="Set of vectors; by default the indexed or only one.")] = None,
 ) -> None:
     """Build the nearest-neighbour index of an atlas and publish it."""
     from index.build import build_index, choose_embedding
+    from index.transform_files import is_file
+    from index.transforms import parse_kind
 
+    if not is_file(transform):
+        try:
+            parse_kind(transform)
+        except StoreError as error:
+            raise UsageError(str(error)) from None
     store = Store.open(atlas)
     with store.lock():
         # An index over a part of the sequences would look whole to everyone who searches it.
@@ -143,12 +159,13 @@ def index(
                 f"{store.root}: not all is embedded ({'; '.join(missing)}); run raypipe embed {store.root} with its "
                 f"options again, then index"
             )
-        info = build_index(store, name, kind=type)
+        info = build_index(store, name, kind=type, transform=transform)
+    what = f"{info.type}, {info.rows:,} vectors of {info.embeddings}, {info.space}"
     if info.unchanged:
-        say(f"index {info.version}: up to date ({info.type}, {info.rows:,} vectors of {info.embeddings})")
+        say(f"index {info.version}: up to date ({what})")
         return
     measured = f"; measured {info.operating}" if info.operating else "; exact"
-    say(f"index {info.version}: {info.type}, {info.rows:,} vectors of {info.embeddings}{measured}")
+    say(f"index {info.version}: {what}{measured}")
 
 
 def annotate(

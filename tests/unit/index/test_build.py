@@ -16,9 +16,9 @@ from index.search import Searcher
 from index.store import Store
 
 
-def built(store: Store, kind: str = "flat"):
+def built(store: Store, kind: str = "flat", transform: str = "auto"):
     with store.lock():
-        return build_index(store, kind=kind)
+        return build_index(store, kind=kind, transform=transform)
 
 
 def test_what_is_published(builder, vectors):
@@ -40,6 +40,7 @@ def test_what_is_published(builder, vectors):
         "catalog.parquet",
         "index.json",
         "rows.npy",
+        "transform.npz",
         "vectors.faiss",
     ]
     assert json.loads((folder / "index.json").read_text())["built_from"]["parts"][0]["name"] == "part-00000.parquet"
@@ -97,7 +98,7 @@ def test_a_damaged_index_is_replaced(builder, vectors):
 
 def test_vectors_stored_as_float16(builder, vectors, cosines):
     store = builder.embedded(vectors, dtype="float16")
-    built(store)
+    built(store, transform="none")
     halves = vectors.astype(np.float16)
     _, scores = Searcher.open(store).search(vectors[:4], 3)
     np.testing.assert_allclose(scores, -np.sort(-cosines(vectors[:4], halves), axis=1)[:, :3], atol=1e-6)

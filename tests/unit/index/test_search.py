@@ -27,9 +27,10 @@ APPROXIMATE = [
 ]
 
 
-def searcher(store, kind="flat"):
+def searcher(store, kind="flat", transform="none"):
+    """By raw cosines, unless told otherwise; transformed ones are in test_transformed_search.py."""
     with store.lock():
-        build_index(store, kind=kind)
+        build_index(store, kind=kind, transform=transform)
     return Searcher.open(store)
 
 

@@ -1,0 +1,42 @@
+"""The arithmetic of whitening: principal axes, and how far to trust the variances along them.
+
+Shapes: n rows, D values per vector.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from index.vectors import BATCH_BYTES
+
+
+def oas_shrinkage(values: np.ndarray, num_rows: int) -> float:
+    """How far to move the variances towards their mean: oracle approximating shrinkage.
+
+    Chen et al. 2010, "Shrinkage algorithms for MMSE covariance estimation", eq. 23; as in scikit-learn's OAS.
+
+    Args:
+        values: (D,) eigenvalues of the sample's covariance.
+    """
+    dimension = len(values)
+    square, trace = float((values**2).sum()), float(values.sum())
+    if dimension == 1:
+        return 1.0
+    top = (1 - 2 / dimension) * square + trace**2
+    bottom = (num_rows + 1 - 2 / dimension) * (square - trace**2 / dimension)
+    return 1.0 if bottom <= top else top / bottom
+
+
+def principal_axes(units: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues (D,) of the covariance, largest first, and axes (D, D), one a column."""
+    dimension = units.shape[1]
+    covariance = np.zeros((dimension, dimension))
+    step = max(1, BATCH_BYTES // (8 * dimension))
+    for start in range(0, len(units), step):
+        block = units[start : start + step] - mean
+        covariance += block.T @ block
+    values, axes = np.linalg.eigh(covariance / len(units))
+    values, axes = np.maximum(values[::-1], 0), axes[:, ::-1]
+    # An axis points either way: the one where its largest part is positive, so that every machine gives the same.
+    largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0)
+    return values, axes * np.where(largest < 0, -1.0, 1.0)

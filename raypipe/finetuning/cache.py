@@ -1,0 +1,112 @@
+"""What a frozen trunk gives, computed once and kept in a file: a row for each sequence, or for each nucleotide read.
+
+Vectors of sequences are float32. States of nucleotides, of which there are hundreds of times more, are float16: the
+last state is normed, so its values are small, and one that does not fit is an error. Legend: D hidden size.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from index.files import write_json
+from model.windows import cut
+from raypipe.errors import RaypipeError, disk_error
+from raypipe.finetuning.feeds import Food, FrozenFeed
+
+FILE, READY = "states.bin", "states.json"
+_CHUNK_TOKENS = 65_536
+_LINE_EVERY_S = 10.0
+_SPARE = 2**30  # bytes of the disk that are left alone
+
+
+class CachedFeed:
+    """Reads what `FrozenFeed` gave, from a file that is mapped into memory.
+
+    Args:
+        feed: what computes it.
+        folder: where the file goes.
+        say: takes a line for the person who waits.
+    """
+
+    def __init__(self, feed: FrozenFeed, folder: Path, say: Callable[[str], None]) -> None:
+        self._vectors = feed.head.kind == "sequence"
+        self._device = feed.model.device
+        self._windows = cut(
+            np.array([len(text) for text in feed.sequences]), size=feed.model.config.context, long="window"
+        )
+        self._stops = np.cumsum(self._windows.count)
+        rows = np.ones(len(feed.sequences), np.int64) if self._vectors else self._windows.length
+        self._ends = np.cumsum(rows)
+        shape = (int(self._ends[-1]), feed.model.config.hidden_size)
+        about = {"rows": shape[0], "width": shape[1], "dtype": str(_dtype(feed.head.kind))}
+        path, ready = folder / FILE, folder / READY
+        if not (ready.is_file() and path.is_file() and json.loads(ready.read_text()) == about):
+            try:
+                self._fill(feed, path, shape, say)
+                write_json(ready, about, folder)
+            except OSError as error:
+                raise disk_error(folder, error) from error
+        self._rows = np.memmap(path, _dtype(feed.head.kind), "r", shape=shape)
+
+    def __call__(self, batch: Sequence[int]) -> Food:
+        """See `raypipe.finetuning.feeds.Feed`."""
+        if self._vectors:
+            return torch.from_numpy(np.array(self._rows[np.asarray(batch)])).to(self._device)
+        return [
+            [
+                (int(self._windows.start[window]), self._states(window))
+                for window in range(self._stops[place] - self._windows.count[place], self._stops[place])
+            ]
+            for place in batch
+        ]
+
+    def _states(self, window: int) -> torch.Tensor:
+        begin = self._ends[window] - self._windows.length[window]
+        return torch.from_numpy(np.array(self._rows[begin : self._ends[window]])).to(self._device).float()
+
+    def _fill(self, feed: FrozenFeed, path: Path, shape: tuple[int, int], say: Callable[[str], None]) -> None:
+        file = np.memmap(path, _dtype(feed.head.kind), "w+", shape=shape)
+        lengths = np.array([len(text) for text in feed.sequences])
+        begin, said, done = 0, time.monotonic(), 0
+        while begin < len(lengths):
+            reach = int(np.searchsorted(np.cumsum(lengths[begin:]), _CHUNK_TOKENS, side="right"))
+            end = begin + max(1, reach)
+            found = feed(range(begin, end))
+            if isinstance(found, torch.Tensor):
+                rows = found.cpu().numpy()
+            else:
+                rows = torch.cat([states for parts in found for _, states in parts]).cpu().numpy().astype(file.dtype)
+            if not np.isfinite(rows).all():
+                raise RaypipeError(
+                    f"what the trunk gives for one of {end - begin} sequences does not fit {file.dtype}; compute it "
+                    "each time with --cache-gib 0"
+                )
+            file[done : done + len(rows)] = rows
+            done += len(rows)
+            begin = end
+            if time.monotonic() - said >= _LINE_EVERY_S:
+                said = time.monotonic()
+                say(f"frozen trunk: {begin:,} of {len(lengths):,} sequences read")
+        file.flush()
+
+
+def cached_bytes(kind: str, lengths: np.ndarray, context: int, width: int) -> int:
+    """Size of the file."""
+    rows = len(lengths) if kind == "sequence" else int(cut(lengths, size=context, long="window").length.sum())
+    return rows * width * _dtype(kind).itemsize
+
+
+def fits(size: int, folder: Path, limit_gib: float) -> bool:
+    """Whether so many bytes may be kept in `folder`."""
+    return size <= limit_gib * 2**30 and size + _SPARE <= shutil.disk_usage(folder).free
+
+
+def _dtype(kind: str) -> np.dtype:
+    return np.dtype(np.float32 if kind == "sequence" else np.float16)

@@ -1,0 +1,194 @@
+"""Model, head and learner of a task, put together for training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from model import Model, load
+from model.adapters import load_head
+from model.head_config import HeadConfig
+from model.heads import LinearHead, make_head
+from model.identity import checkpoint_folder
+from model.loading import DTYPES
+from model.lora import LoraConfig, add_lora
+from model.training import set_dropout
+from raypipe.errors import RaypipeError, UsageError
+from raypipe.finetuning.batching import epoch_batches
+from raypipe.finetuning.cache import CachedFeed, cached_bytes, fits
+from raypipe.finetuning.feeds import Feed, FrozenFeed, TrainedFeed
+from raypipe.finetuning.learners import Learner, PairLearner, RowLearner
+from raypipe.finetuning.losses import Loss, Scale, class_weights
+from raypipe.finetuning.scoring import measure_learner
+from raypipe.finetuning.settings import head_config
+from raypipe.finetuning.state import Standing
+from raypipe.finetuning.training import Course, train, trained_weights
+from raypipe.finetuning.whitening import WhitenedFeed, Whitening, can_be_whitened
+
+if TYPE_CHECKING:
+    from raypipe.finetuning.job import Task
+
+
+class Workshop:
+    """Everything that learns.
+
+    Args:
+        task: what to.
+
+    Attributes:
+        model: the checkpoint, float32 where its trunk is trained.
+        config: of the head; its threshold is set by `finish`.
+        head: the module.
+        lora: what the trunk was wrapped with, or None.
+    """
+
+    def __init__(self, task: Task) -> None:
+        settings, space = task.settings, task.examples.space
+        device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = settings.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+        frozen = settings.method == "frozen"
+        self._task = task
+        self.model: Model = load(task.checkpoint.path, device=device, dtype=dtype if frozen else "float32")
+        self.config: HeadConfig = (
+            head_config(settings, space.problem, space.num_labels, space.names)
+            if task.start is None
+            else replace(task.start.config, dropout=settings.dropout or task.start.config.dropout)
+        )
+        if self.config.pooling == "pooler" and self.config.kind == "sequence" and not self.model.has_pooler:
+            raise UsageError(f"--pooling pooler: {task.checkpoint.name} has no pooler; take mean, max or cls")
+        torch.manual_seed(settings.seed)
+        self.head: nn.Module = make_head(self.config, self.model.config.hidden_size).to(self.model.device)
+        if task.start is not None:
+            folder = checkpoint_folder(task.checkpoint.path)
+            found = load_head(task.start, folder, self.model.config.hidden_size, self.model.device)
+            self.head.load_state_dict(found.state_dict())
+        self.lora: LoraConfig | None = None
+        self._modules = {"head": self.head} | ({} if frozen else {"trunk": self._thaw()})
+        self._scale = self._make_scale()
+        feed = self._make_feed(frozen, dtype)
+        self._whitening = self._make_whitening(feed)
+        self._learner = self._make_learner(feed if self._whitening is None else WhitenedFeed(feed, self._whitening))
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that are trained."""
+        return sum(p.numel() for module in self._modules.values() for p in module.parameters() if p.requires_grad)
+
+    def train(self) -> Standing:
+        """Train; then the head holds the best weights, in the units of the labels.
+
+        Raises:
+            UsageError: there is nothing to finish.
+        """
+        task, settings, examples = self._task, self._task.settings, self._task.examples
+        valid = examples.part("valid")
+        threshold = settings.threshold if isinstance(settings.threshold, float) else None
+
+        def measure() -> dict[str, Any]:
+            return measure_learner(self._learner, examples, valid, settings.batch_tokens, threshold).figures
+
+        course = Course(
+            learner=self._learner,
+            modules=self._modules,
+            weights=trained_weights(self._modules.items()),
+            settings=settings,
+            metric=task.metric,
+            places=examples.part("train"),
+            lengths=examples.lengths,
+            ids=examples.ids,
+            measure=measure if len(valid) else None,
+            folder=task.folder.state,
+            say=task.say,
+        )
+        standing = train(course)
+        if not standing.best_epoch and task.start is None:
+            raise UsageError("nothing is trained yet, so there is no head to write; leave out --finish and --epochs 0")
+        self.config = replace(self.config, threshold=self._threshold(valid))
+        if self._scale is not None:
+            assert isinstance(self.head, LinearHead)
+            self._scale.fold(self.head.decoder)
+        if self._whitening is not None:
+            self._whitening.fold(self.head)
+        return standing
+
+    def _thaw(self) -> nn.Module:
+        """The trunk, ready to be trained."""
+        settings, trunk = self._task.settings, self.model.module
+        if settings.method == "lora":
+            self.lora = LoraConfig(
+                settings.lora_rank, settings.lora_alpha, settings.lora_dropout, tuple(settings.lora_targets)
+            )
+            add_lora(trunk, self.lora, settings.seed)
+        else:
+            trunk.requires_grad_(True)
+        if trunk.lm_head is not None:
+            trunk.lm_head.requires_grad_(False)
+        set_dropout(trunk, settings.trunk_dropout, 0.0)
+        trunk.checkpoint_activations = settings.checkpoint_activations
+        return trunk
+
+    def _make_feed(self, frozen: bool, dtype: str) -> Feed:
+        task, texts = self._task, self._task.examples.sequences
+        if not frozen:
+            return TrainedFeed(self.model, self.config, texts, DTYPES[dtype])
+        feed = FrozenFeed(self.model, self.config, texts)
+        context, width = self.model.config.context, self.model.config.hidden_size
+        size = cached_bytes(self.config.kind, task.examples.lengths, context, width)
+        if fits(size, task.folder.state, task.settings.cache_gib):
+            return CachedFeed(feed, task.folder.state, task.say)
+        task.say(
+            f"what the trunk gives takes {size / 2**30:.1f} GiB, more than --cache-gib or the disk: run each epoch"
+        )
+        return feed
+
+    def _make_whitening(self, feed: Feed) -> Whitening | None:
+        """Of the trunk as it is at first; a head that is there already was made for plain states."""
+        task = self._task
+        train = task.examples.part("train")
+        if not task.settings.whiten or task.start is not None or not len(train) or not can_be_whitened(self.head):
+            return None
+        settings = task.settings
+        batches = epoch_batches(
+            train, task.examples.lengths, settings.batch_tokens, seed=settings.seed, epoch=0, by_length=False
+        )
+        with torch.no_grad():
+            return Whitening.of(map(feed, batches)).to(self.model.device)
+
+    def _make_scale(self) -> Scale | None:
+        task = self._task
+        train = task.examples.part("train")
+        if self.config.problem != "regression" or self.config.act or not self.config.bias or not len(train):
+            return None
+        scale = Scale.of((task.examples.labels[place] for place in train), self.config.num_labels)
+        if task.start is not None:
+            assert isinstance(self.head, LinearHead)
+            scale.unfold(self.head.decoder)
+        return scale
+
+    def _make_learner(self, feed: Feed) -> Learner:
+        task, examples = self._task, self._task.examples
+        if task.settings.pairs:
+            return PairLearner(self.head, feed, examples, task.settings.positive_weight)
+        labels = [examples.labels[place] for place in examples.part("train")]
+        weights = class_weights(examples.space, labels, task.settings.class_weights)
+        tensor = None if weights is None else torch.tensor(weights, device=self.model.device)
+        return RowLearner(self.head, feed, examples, Loss(examples.space.problem, tensor), self._scale)
+
+    def _threshold(self, valid: Any) -> float | None:
+        """What the head shall say yes above; None where it does not say yes or no."""
+        settings, space = self._task.settings, self._task.examples.space
+        if space.problem not in ("binary", "multilabel"):
+            return None
+        if isinstance(settings.threshold, float):
+            return settings.threshold
+        if settings.threshold is None and (not settings.pairs or self._task.start is not None):
+            return self.config.threshold
+        if not len(valid):
+            if settings.threshold == "auto":
+                raise RaypipeError("--threshold auto: there is no valid part to find it on; give a number")
+            return None
+        found = measure_learner(self._learner, self._task.examples, valid, settings.batch_tokens, None)
+        return found.best_threshold(space)

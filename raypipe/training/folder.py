@@ -1,0 +1,149 @@
+"""The folder of a run: begun, gone on with, finished; never mixed with another run.
+
+RUN/
+  settings.json   as resolved, with inputs and the model's shape; going on with others is refused
+  config.json     the model's configuration
+  atlas/          of inputs that were no atlas
+  corpus/         see `raypipe.training.corpus`
+  metrics.jsonl   one line each `log_every` steps, and one for every validation
+  state/          see `raypipe.training.state`
+  curve.png, README.md   what came of it, in a picture and in words
+  checkpoint/     the trained model; comes last
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from index.files import TEMPORARY, write_json
+from index.lock import LOCK_FILE, writer_lock
+from model.config import AidoRnaConfig
+from raypipe.errors import InputError, RaypipeError, UsageError, disk_error
+from raypipe.training.settings import FREE
+from raypipe.training.state_files import latest_state, step_of
+
+_BEFORE_IT_BEGINS = (LOCK_FILE, TEMPORARY, "atlas")
+FROM_INPUTS = "inputs"
+
+
+class RunFolder:
+    """What `raypipe pretrain -o` names.
+
+    Args:
+        root: the folder; made where it is missing.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.settings_file = self.root / "settings.json"
+        self.config_file = self.root / "config.json"
+        self.atlas = self.root / "atlas"
+        self.corpus = self.root / "corpus"
+        self.metrics = self.root / "metrics.jsonl"
+        self.states = self.root / "state"
+        self.curve = self.root / "curve.png"
+        self.card = self.root / "README.md"
+        self.checkpoint = self.root / "checkpoint"
+        self.temporary = self.root / TEMPORARY
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything is there."""
+        return (self.checkpoint / "config.json").is_file()
+
+    @property
+    def begun(self) -> bool:
+        """Whether its sequences are settled; before that, its settings may still change."""
+        return (self.corpus / "corpus.json").is_file()
+
+    @property
+    def last_step(self) -> int:
+        """Of the newest state; 0 if there is none."""
+        found = latest_state(self.states)
+        return step_of(found) if found else 0
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Hold the folder for writing.
+
+        Raises:
+            StoreError: another process holds it, or it cannot be written.
+            RaypipeError: it cannot be made.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(self.root, error) from error
+        with writer_lock(self.root):
+            yield
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Refuse a folder of something else.
+
+        Args:
+            settings: as `PretrainSettings.resolved` gives them, and `FROM_INPUTS`, which may be empty when it goes on.
+
+        Raises:
+            UsageError: what is in the way; for a setting its name and both values.
+        """
+        if self.root.exists() and not self.root.is_dir():
+            raise UsageError(f"{self.root}: is a file; name a folder with -o")
+        if not self.settings_file.is_file():
+            foreign = [path.name for path in self.root.glob("*") if path.name not in _BEFORE_IT_BEGINS]
+            if foreign:
+                raise UsageError(f"{self.root}: holds something else ({sorted(foreign)[0]}); name a new folder with -o")
+            return
+        if not self.begun:
+            return
+        before = self.settings()
+        for name in sorted({*before, *settings} - set(FREE)):
+            was, now = before.get(name), settings.get(name)
+            if was != now and not (name == FROM_INPUTS and not now):
+                option = "INPUT" if name == FROM_INPUTS else "--" + name.replace("_", "-")
+                raise UsageError(
+                    f"{self.root}: was begun with {option} {_shown(was)}, and now it is {_shown(now)}; give the same "
+                    f"again to go on, or name another folder with -o"
+                )
+
+    def settings(self) -> dict[str, Any]:
+        """As the run was begun with.
+
+        Raises:
+            RaypipeError: no run was begun here, or the file is damaged.
+        """
+        return _read_json(self.settings_file, "no run of raypipe pretrain was begun there")
+
+    def config(self) -> AidoRnaConfig:
+        """Of the model that is trained."""
+        return AidoRnaConfig.from_json(_read_json(self.config_file, "no training was begun there"))
+
+    def begin(self, settings: Mapping[str, Any], config: AidoRnaConfig) -> None:
+        """Write down what the run is made of. Call under `opened`, after `check`.
+
+        Raises:
+            RaypipeError: the disk is full.
+        """
+        before = self.settings() if self.begun else {}
+        inputs = settings.get(FROM_INPUTS) or before.get(FROM_INPUTS)
+        try:
+            write_json(self.settings_file, {**settings, FROM_INPUTS: inputs}, self.root)
+            write_json(self.config_file, config.to_json(), self.root)
+        except OSError as error:
+            raise disk_error(self.root, error) from error
+
+
+def _read_json(path: Path, missing: str) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RaypipeError(f"{path.parent}: {missing}; name the folder of a run with -o") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: is damaged ({error}); begin again in another folder") from error
+
+
+def _shown(value: Any) -> str:
+    return "not given" if value is None else json.dumps(value)

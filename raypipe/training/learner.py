@@ -1,0 +1,95 @@
+"""The two objectives over one packed batch, as a module that data-parallel and sharded training can wrap."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.attention_training import attend_by_products
+from model.contrastive import nearest_share, normalised, pool_mean, relation_loss
+from model.encoder import AidoRna
+from model.packing import Layout
+from raypipe.training.batches import Packed
+from raypipe.training.settings import PretrainSettings
+
+
+class Learner(nn.Module):
+    """Losses of an encoder.
+
+    Args:
+        encoder: with a masked-LM head where the masked LM is learned.
+        nucleotides: (4,) ids of A, C, G and U, over which accuracy counts.
+        settings: weights of the losses, temperature, precision.
+    """
+
+    nucleotides: Tensor
+
+    def __init__(self, encoder: AidoRna, nucleotides: Tensor, settings: PretrainSettings) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.register_buffer("nucleotides", nucleotides, persistent=False)
+        self._settings = settings
+
+    def forward(self, batch: Packed) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one batch.
+
+        Returns:
+            A float32 scalar to be differentiated, and detached sums to be added up over batches: `mlm` (cross entropy
+            in nats) and `right` over `asked` tokens; `contrastive` and `nearest` over `views` batches.
+        """
+        told = self._settings
+        device = self.nucleotides.device
+        layout = batch.layout(device)
+        sums: dict[str, Tensor] = {}
+        losses: list[Tensor] = []
+        with torch.autocast(device.type, torch.bfloat16, enabled=told.precision == "bfloat16"):
+            plain = device.type == "cpu" and not (self.training and self.encoder.attention_dropout)
+            hidden = last(
+                self.encoder.states(
+                    torch.from_numpy(batch.ids).to(device), layout, attend_by_products if plain else None
+                )
+            )
+            if told.mlm_weight:
+                losses.append(told.mlm_weight * self._masked_lm(hidden, batch, sums))
+            if batch.family is not None and batch.group is not None:
+                losses.append(told.contrastive_weight * self._contrastive(hidden, batch, layout, sums))
+        return torch.stack(losses).sum(), sums
+
+    def _masked_lm(self, hidden: Tensor, batch: Packed, sums: dict[str, Tensor]) -> Tensor:
+        """Mean cross entropy over the vocabulary at the asked places; 0 where none is asked for."""
+        places = torch.from_numpy(batch.asked).to(hidden.device)
+        labels = torch.from_numpy(batch.labels).to(hidden.device)
+        # `index_select`: the gradient of indexing by a tensor is several times slower.
+        logits = self.encoder.logits(hidden.index_select(0, places)).float()
+        if not len(labels):
+            # Every weight takes part in every batch: data-parallel workers wait for each other's gradients.
+            return logits.sum()
+        loss = F.cross_entropy(logits, labels)
+        with torch.no_grad():
+            guess = self.nucleotides[logits[:, self.nucleotides].argmax(1)]
+            sums["mlm"] = loss.detach() * len(labels)
+            sums["right"] = (guess == labels).sum().float()
+            sums["asked"] = torch.tensor(float(len(labels)), device=hidden.device)
+        return loss
+
+    def _contrastive(self, hidden: Tensor, batch: Packed, layout: Layout, sums: dict[str, Tensor]) -> Tensor:
+        family = torch.from_numpy(batch.family).to(hidden.device)
+        group = torch.from_numpy(batch.group).to(hidden.device)
+        told = self._settings
+        with torch.autocast(hidden.device.type, enabled=False):
+            # Centred: an index subtracts the mean too, and without it a young model's vectors all point one way.
+            vectors = normalised(pool_mean(hidden, layout), center=True)
+            loss = relation_loss(vectors, family, group, temperature=told.temperature, group_weight=told.clan_weight)
+        sums["contrastive"] = loss.detach()
+        sums["nearest"] = nearest_share(vectors.detach(), family)
+        sums["views"] = torch.ones((), device=hidden.device)
+        return loss
+
+
+def last(states: Iterable[Tensor]) -> Tensor:
+    """The last of the hidden states; the others are let go at once."""
+    return deque(states, maxlen=1).pop()

@@ -1,0 +1,190 @@
+"""What a run of pre-training is told. The defaults are the recipe of the AIDO.RNA model card where it names one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SHAPE = Parameter(group=Group("Shape of a new model", sort_key=1))
+DATA = Parameter(group=Group("Which sequences, and how often", sort_key=2))
+MASKED = Parameter(group=Group("Masked language model", sort_key=3))
+PAIRS = Parameter(group=Group("Contrastive learning", sort_key=4))
+STEPS = Parameter(group=Group("Steps", sort_key=5))
+RUN = Parameter(group=Group("How it runs", sort_key=10))
+
+Precision = Literal["bfloat16", "float32"]
+Feeding = Literal["inline", "ray"]
+
+SHAPES = ("num_layers", "hidden_size", "num_heads", "intermediate_size")
+# What may differ between a run and the command that goes on with it: neither weights nor losses depend on it.
+FREE = (
+    "name",
+    "store_dtype",
+    "checkpoint_activations",
+    "shard_weights",
+    "gpus_per_worker",
+    "address",
+    "feed",
+    "log_every",
+    "valid_every",
+    "valid_batches",
+    "checkpoint_every",
+)
+
+
+@Parameter(name="*")
+class PretrainSettings(BaseModel):
+    """A recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(default="pretrained", description="Name of the checkpoint that comes out.")
+    model: str | None = Field(
+        default=None, description="Go on from this checkpoint (a name, folder or hub id). By default a new model."
+    )
+    num_layers: Annotated[int, SHAPE] = Field(default=33, ge=1, description="Layers.")
+    hidden_size: Annotated[int, SHAPE] = Field(default=1280, ge=2, description="Width.")
+    num_heads: Annotated[int, SHAPE] = Field(default=20, ge=1, description="Attention heads.")
+    intermediate_size: Annotated[int, SHAPE] = Field(default=3392, ge=1, description="Width inside of the SwiGLU.")
+    hidden_dropout: Annotated[float, SHAPE] = Field(
+        default=0.0, ge=0, lt=1, description="Dropout after attention and SwiGLU."
+    )
+    attention_dropout: Annotated[float, SHAPE] = Field(
+        default=0.0, ge=0, lt=1, description="Dropout of attention probabilities."
+    )
+
+    type_column: Annotated[str | None, DATA] = Field(
+        default=None, description="Annotation column with the RNA type, for type_weights."
+    )
+    type_weights: Annotated[dict[str, float], DATA] = Field(
+        default={}, description="RNA type -> how often an epoch reads each of its sequences; 1 for all others."
+    )
+    family_column: Annotated[str | None, DATA] = Field(
+        default=None, description="Annotation column with the family, for family_cap and contrastive learning."
+    )
+    clan_column: Annotated[str | None, DATA] = Field(
+        default=None, description="Annotation column with the clan (related families)."
+    )
+    family_cap: Annotated[int | None, DATA] = Field(
+        default=None, ge=1, description="An epoch reads at most about so many sequences of one family."
+    )
+    max_length: Annotated[int | None, DATA] = Field(
+        default=None, ge=1, description="Leave longer sequences out. By default they are cropped to the context."
+    )
+    valid_share: Annotated[float, DATA] = Field(
+        default=0.01, ge=0, lt=1, description="Share of the sequences kept for validation."
+    )
+    valid_column: Annotated[str | None, DATA] = Field(
+        default=None, description="Annotation column (cluster, family) whose values are kept together in that split."
+    )
+    hold_out_families: Annotated[bool, DATA] = Field(
+        default=False,
+        description="Leave out the families of the test split of `raypipe eval retrieval`, so that it can be trusted.",
+    )
+
+    mlm_weight: Annotated[float, MASKED] = Field(default=1.0, ge=0, description="Weight of the masked-LM loss.")
+    mask_rate: Annotated[float, MASKED] = Field(
+        default=0.15, gt=0, le=1, description="Share of the nucleotides that is asked for."
+    )
+    mask_share: Annotated[float, MASKED] = Field(default=0.8, ge=0, le=1, description="Of these become <mask>.")
+    random_share: Annotated[float, MASKED] = Field(
+        default=0.1, ge=0, le=1, description="Of these become another nucleotide; the rest stays."
+    )
+
+    contrastive_weight: Annotated[float, PAIRS] = Field(
+        default=0.0, ge=0, description="Weight of the contrastive loss on mean vectors; 0 leaves it out."
+    )
+    temperature: Annotated[float, PAIRS] = Field(default=0.07, gt=0, description="Of its softmax.")
+    clan_weight: Annotated[float, PAIRS] = Field(
+        default=0.5, ge=0, description="Weight of pairs of one clan, but not one family, beside those of one family."
+    )
+    families: Annotated[int, PAIRS] = Field(default=48, ge=0, description="Families or clans drawn for one batch.")
+    per_family: Annotated[int, PAIRS] = Field(default=2, ge=2, description="Sequences drawn of each family.")
+    per_clan: Annotated[int, PAIRS] = Field(default=2, ge=1, description="Families drawn of each clan.")
+    singles: Annotated[int, PAIRS] = Field(
+        default=32, ge=0, description="Sequences of any kind in one batch, of which two views are drawn."
+    )
+    crop: Annotated[float, PAIRS] = Field(
+        default=0.7, gt=0, le=1, description="A view is a stretch of at least this share of its sequence."
+    )
+    mutate: Annotated[float, PAIRS] = Field(
+        default=0.15, ge=0, lt=1, description="A view has up to this share of its nucleotides changed."
+    )
+    view_length: Annotated[int, PAIRS] = Field(default=192, ge=16, description="Nucleotides of a view at most.")
+    mask_views: Annotated[float, PAIRS] = Field(
+        default=0.5, ge=0, le=1, description="Share of the views that are masked, and asked for by the masked LM too."
+    )
+
+    epochs: Annotated[float, STEPS] = Field(default=6, gt=0, description="Times that the corpus is read.")
+    steps: Annotated[int | None, STEPS] = Field(default=None, ge=1, description="Steps, instead of epochs.")
+    batch_tokens: Annotated[int, STEPS] = Field(
+        default=65_536, ge=64, description="Tokens of one forward and backward pass on each worker."
+    )
+    accumulate: Annotated[int, STEPS] = Field(default=1, ge=1, description="Passes of each worker in one step.")
+    learning_rate: Annotated[float, STEPS] = Field(default=5e-5, gt=0, description="At its peak.")
+    final_learning_rate: Annotated[float, STEPS] = Field(default=1e-5, ge=0, description="After the cosine.")
+    warmup_steps: Annotated[int, STEPS] = Field(default=2000, ge=0, description="Steps from 0 to the peak.")
+    weight_decay: Annotated[float, STEPS] = Field(default=0.01, ge=0, description="AdamW's, of matrices only.")
+    beta2: Annotated[float, STEPS] = Field(default=0.98, gt=0, lt=1, description="AdamW's; its first is 0.9.")
+    clip: Annotated[float, STEPS] = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
+    seed: Annotated[int, STEPS] = Field(default=0, ge=0, description="Of weights, order, masks and views.")
+
+    precision: Annotated[Precision, RUN] = Field(
+        default="bfloat16", description="bfloat16: products in it by autocast, weights in float32."
+    )
+    checkpoint_activations: Annotated[bool, RUN] = Field(
+        default=False, description="Compute activations again in the backward pass: less memory, a third more work."
+    )
+    workers: Annotated[int, RUN] = Field(
+        default=1, ge=1, description="Processes, each with its own batches of a step; part of the recipe."
+    )
+    shard_weights: Annotated[bool, RUN] = Field(
+        default=False, description="Spread weights and optimizer over the workers (FSDP2), for the large models."
+    )
+    gpus_per_worker: Annotated[float | None, RUN] = Field(
+        default=None, ge=0, description="By default 1 where there are GPUs, else 0."
+    )
+    address: Annotated[str | None, RUN] = Field(
+        default=None,
+        description="Ray cluster to train on. By default one worker runs in this process, and several on $RAY_ADDRESS "
+        "or on a Ray that starts here.",
+    )
+    feed: Annotated[Feeding | None, RUN] = Field(
+        default=None,
+        description="Where batches are made: inline, in each worker one step ahead; ray, by Ray Data on the cluster's "
+        "CPUs. By default ray for several workers and for GPUs.",
+    )
+    log_every: Annotated[int, RUN] = Field(default=10, ge=1, description="Steps between lines of metrics.")
+    valid_every: Annotated[int, RUN] = Field(default=200, ge=1, description="Steps between validations.")
+    valid_batches: Annotated[int, RUN] = Field(default=8, ge=1, description="Batches of one validation.")
+    checkpoint_every: Annotated[int, RUN] = Field(
+        default=200, ge=1, description="Steps between states, from which a run goes on."
+    )
+    store_dtype: Annotated[Literal["float16", "bfloat16", "float32"], RUN] = Field(
+        default="float16", description="Type of the finished checkpoint's weights."
+    )
+
+    @model_validator(mode="after")
+    def _fit(self) -> PretrainSettings:
+        if not self.mlm_weight and not self.contrastive_weight:
+            raise ValueError("nothing to learn: mlm_weight and contrastive_weight are both 0")
+        if self.mask_share + self.random_share > 1 + 1e-9:
+            raise ValueError("mask_share and random_share exceed 1 together")
+        if self.contrastive_weight and not (self.singles or (self.families and self.family_column)):
+            raise ValueError("contrastive learning needs family_column with families above 0, or singles above 0")
+        for name, needed in (("type_weights", "type_column"), ("family_cap", "family_column")):
+            if getattr(self, name) and not getattr(self, needed):
+                raise ValueError(f"{name} needs {needed}, the annotation column it is about")
+        if any(weight < 0 for weight in self.type_weights.values()):
+            raise ValueError("type_weights must not be negative")
+        return self
+
+    def resolved(self, shape: dict[str, int]) -> dict[str, Any]:
+        """All settings, as they stand in RUN/settings.json.
+
+        Args:
+            shape: the model's, by the names of `SHAPES`: of a checkpoint to go on from it stands in that.
+        """
+        return self.model_dump(mode="json") | shape

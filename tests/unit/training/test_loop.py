@@ -1,0 +1,125 @@
+"""The loop in this process: the same losses however it is cut up, and an end to losses of no use."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model.alphabet import Alphabet
+from raypipe.errors import RaypipeError
+from raypipe.training.corpus import Corpus
+from raypipe.training.loop import Trainer
+from raypipe.training.settings import PretrainSettings
+from raypipe.training.start import Start, build, find_start
+from raypipe.training.state_files import states, step_of
+from tests.pretraining import CONTEXT, PAIRS, family_corpus, make_corpus_of, small, step_maker
+
+START = Start(replace(find_start(small()).config, max_positions=CONTEXT + 2), Alphabet())
+
+
+def trainer(folder: Path, settings: PretrainSettings, corpus: Corpus | None = None) -> Trainer:
+    corpus = corpus or family_corpus()
+    return Trainer(folder, build(START, settings), START.alphabet, step_maker(corpus, settings), settings)
+
+
+def run(folder: Path, settings: PretrainSettings, until: int | None = None) -> list[dict[str, Any]]:
+    """Train in a new process, as it were; the lines of metrics without times."""
+    made = trainer(folder, settings)
+    made.resume()
+    lines: list[dict[str, Any]] = []
+    made.run(lines.append, until)
+    return [{key: value for key, value in line.items() if "second" not in key} for line in lines]
+
+
+RECIPES = {
+    "masked": small(log_every=2),
+    "both": small(**PAIRS, log_every=4, hidden_dropout=0.1, attention_dropout=0.1),
+    "accumulated": small(**PAIRS, accumulate=2, log_every=3, precision="bfloat16"),
+    "contrastive": small(**PAIRS, mlm_weight=0.0),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_stopped_anywhere_it_gives_the_same_losses(tmp_path: Path, recipe: str) -> None:
+    """Also between two lines of metrics, whose sums are kept with the state."""
+    settings = RECIPES[recipe]
+    whole = run(tmp_path / "whole", settings)
+    parts = [line for until in (1, 3, 4, None) for line in run(tmp_path / "parts", settings, until)]
+    assert parts == whole
+    assert [line["step"] for line in whole if "valid" in line] == [3, 6]
+    assert [step_of(path) for path in states(tmp_path / "whole/state")] == [4, 6]
+    first, second = trainer(tmp_path / "whole", settings), trainer(tmp_path / "parts", settings)
+    for made in (first, second):
+        assert made.resume()
+    assert first.tokens == second.tokens > 0
+    weights = [dict(made._learner.named_parameters()) for made in (first, second)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    """Sequences of one letter each, so that a masked one follows from its neighbours."""
+    corpus = make_corpus_of([24] * 8)
+    corpus.ids[:] = np.repeat(np.resize(Alphabet().nucleotides, 8), 24)
+    settings = small(steps=60, learning_rate=0.02, log_every=20, valid_every=1000, checkpoint_every=1000)
+    lines: list[dict[str, Any]] = []
+    trainer(tmp_path, settings, corpus).run(lines.append)
+    assert lines[0]["masked_accuracy"] < 0.9
+    assert lines[-1]["masked_accuracy"] > 0.95
+    assert lines[-1]["mlm_loss"] < 0.3 < lines[0]["mlm_loss"]
+
+
+def test_accumulated_passes_count_as_one_of_their_size(tmp_path: Path) -> None:
+    """The gradient of a step is the mean over its passes, so with one and the same batch the number makes no
+    difference."""
+    corpus = make_corpus_of([50] * 3)
+    norms = []
+    for accumulate in (1, 3):
+        settings = small(
+            batch_tokens=200, mask_rate=1.0, mask_share=1.0, random_share=0.0, steps=1, accumulate=accumulate
+        )
+        lines: list[dict[str, Any]] = []
+        trainer(tmp_path / str(accumulate), settings, corpus).run(lines.append)
+        norms.append(lines[0]["grad_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_a_loss_that_is_nan_stops_the_run_and_names_its_sequences(tmp_path: Path) -> None:
+    settings = small(steps=4, checkpoint_every=2, batch_tokens=120, valid_every=100)
+    made = trainer(tmp_path, settings, make_corpus_of([40] * 12))
+    made.run(lambda _: None, until=2)
+    with torch.no_grad():
+        next(iter(made._weights.values())).fill_(float("nan"))
+    expected = sorted(step_maker(make_corpus_of([40] * 12), settings).make(2)[0].rows.tolist())
+    named = ", ".join(map(str, expected))
+    with pytest.raises(
+        RaypipeError,
+        match=rf"the loss is nan at step 3, in the batch of the sequences with seq_id {named}"
+        "; the last state is of step 2; begin again in another folder with a lower --learning-rate",
+    ):
+        made.run(lambda _: None)
+    assert [step_of(path) for path in states(tmp_path / "state")] == [2]
+
+
+def test_gradients_that_are_infinite_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trainer(tmp_path, small())
+    weight = next(iter(made._weights.values()))
+    weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(
+        RaypipeError, match=r"the norm of the gradients is (inf|nan) at step 1, .*; the last state is of st"
+    ):
+        made.run(lambda _: None)
+
+
+def test_a_batch_with_nothing_to_ask_for_does_no_harm(tmp_path: Path) -> None:
+    """Sequences of N alone: nothing is masked, so there is nothing to learn."""
+    corpus = make_corpus_of([30] * 4)
+    corpus.ids[:] = Alphabet().id["N"]
+    lines: list[dict[str, Any]] = []
+    trainer(tmp_path, small(steps=2), corpus).run(lines.append)
+    assert lines[0]["grad_norm"] == 0
+    assert "mlm_loss" not in lines[0]

@@ -1,0 +1,88 @@
+"""Settings that do not fit together, and what a run begins with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from model import load
+from model.config import AidoRnaConfig
+from model.errors import ModelError
+from raypipe.errors import UsageError
+from raypipe.training.settings import FREE, PretrainSettings
+from raypipe.training.start import build, find_start, fresh_head
+from tests.headed import make_headed
+from tests.pretraining import small
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mlm_weight": 0}, "nothing to learn"),
+        ({"mask_share": 0.8, "random_share": 0.3}, "mask_share and random_share exceed 1 together"),
+        ({"contrastive_weight": 1, "singles": 0}, "contrastive learning needs family_column with families above 0"),
+        ({"type_weights": {"rRNA": 0.1}}, "type_weights needs type_column"),
+        ({"family_cap": 5}, "family_cap needs family_column"),
+        ({"type_column": "t", "type_weights": {"rRNA": -1}}, "must not be negative"),
+        ({"steps": 0}, "greater than or equal to 1"),
+        ({"no_such_setting": 1}, "Extra inputs are not permitted"),
+    ],
+)
+def test_settings_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        PretrainSettings(**changes)
+
+
+def test_what_may_change_are_settings() -> None:
+    assert set(FREE) <= set(PretrainSettings.model_fields)
+
+
+def test_the_defaults_are_the_recipe_of_the_model_card() -> None:
+    told = PretrainSettings()
+    assert (told.learning_rate, told.final_learning_rate, told.warmup_steps) == (5e-5, 1e-5, 2000)
+    assert (told.weight_decay, told.epochs, told.precision) == (0.01, 6, "bfloat16")
+    assert (told.mask_rate, told.mask_share, told.random_share) == (0.15, 0.8, 0.1)
+    assert find_start(told).config == AidoRnaConfig(33, 1280, 20, 3392)
+
+
+def test_a_fresh_model_follows_the_seed() -> None:
+    first, same, other = (build(find_start(small(seed=seed)), small(seed=seed)) for seed in (0, 0, 1))
+    assert torch.equal(first.layers[0].attention.query.weight, same.layers[0].attention.query.weight)  # type: ignore[union-attr]
+    assert not torch.equal(first.embedding.weight, other.embedding.weight)
+    assert first.training
+    assert build(find_start(small()), small(mlm_weight=0.0, contrastive_weight=1.0)).lm_head is None
+
+
+def test_a_shape_that_is_none() -> None:
+    with pytest.raises(ModelError, match="hidden size 16 over 3 heads"):
+        find_start(small(num_heads=3))
+
+
+def test_going_on_from_a_checkpoint(tmp_path: Path) -> None:
+    folder = make_headed(tmp_path / "headed")
+    settings = PretrainSettings(model=str(folder), hidden_dropout=0.3)
+    start = find_start(settings)
+    encoder = build(start, settings)
+    before = load(folder)
+    assert start.shape == {"num_layers": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16}
+    state = before._encoder.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in encoder.state_dict().items())
+    assert encoder.embedding.weight.dtype == torch.float32
+    assert encoder.layers[0].mlp.dropout.p == 0.3  # type: ignore[union-attr]
+    # Nothing teaches the pooler.
+    assert encoder.pooler is not None
+    assert not any(value.requires_grad for value in encoder.pooler.parameters())
+    assert not fresh_head(start, settings)
+
+
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
+    folder = make_headed(tmp_path / "headed")
+    with pytest.raises(
+        UsageError, match=r"--num-layers 2: .*headed is a checkpoint of another shape, it has num_layers 1"
+    ):
+        find_start(PretrainSettings(model=str(folder), num_layers=2))
+    assert find_start(PretrainSettings(model=str(folder), num_layers=1)).config.num_layers == 1
