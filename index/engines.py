@@ -17,7 +17,9 @@ from index.faiss_runtime import load_faiss
 
 FEW_ROWS = 20_000
 FEW_SHARE = 0.02
-REFINE_FACTOR = 4.0
+# Candidates of coarse codes per neighbour wanted, compared again by finer ones. 1-bit codes order whitened vectors less
+# sharply than those of a narrow cone: recall@10 over 12,000 vectors of 256 values was 0.987 with 4, 0.997 with 8.
+REFINE_FACTOR = 8.0
 Found = tuple[np.ndarray, np.ndarray]
 Scan = Callable[[np.ndarray, int, np.ndarray], Found]
 

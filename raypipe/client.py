@@ -120,14 +120,15 @@ class Atlas:
         Args:
             sequences: one sequence, a list, or a mapping from names to sequences; T or U, either case.
             ids: ids of records in the atlas, searched by their stored vectors; each finds itself first.
-            vectors: (Q, D) vectors of the atlas's own model and pooling.
+            vectors: (Q, D) vectors of the atlas's own model and pooling, as `embed` gives them.
             names: what to call the queries in the answer; by default their ids, or query_1, query_2, ...
             k: hits of each query; fewer only where fewer match.
             where: SQL condition over lengths, descriptions and annotation columns; applied before the search.
             columns: columns of the answer, in order; by default all.
 
         Returns:
-            Rows by query and rank: query, rank, id, score (cosine), length, description, annotations.
+            Rows by query and rank: query, rank, id, score (cosine in the index's own space: `info()` tells its
+            transform), length, description, annotations.
 
         Raises:
             UsageError: not exactly one of sequences, ids and vectors, or k below 1, or a query that is no RNA.

@@ -95,15 +95,16 @@ def write_run_inputs(folder: Path) -> list[str]:
 
 
 def options(**changes: Any) -> list[str]:
-    """`SMALL` and further settings as options of the command line."""
+    """`SMALL` and further settings as options of the command line, each in one word."""
     found = []
     for name, value in {**SMALL, **changes}.items():
+        option = name.replace("_", "-")
         if isinstance(value, dict):
-            found += [f"--{name.replace('_', '-')}.{key}={each}" for key, each in value.items()]
+            found += [f"--{option}.{key}={each}" for key, each in value.items()]
         elif isinstance(value, bool):
-            found.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
+            found.append(f"--{'' if value else 'no-'}{option}")
         else:
-            found += [f"--{name.replace('_', '-')}", str(value)]
+            found.append(f"--{option}={value}")
     return found
 
 

@@ -134,7 +134,7 @@ def index(
         str,
         Parameter(
             help="What vectors and queries go through before they are compared, learned from this atlas: auto (whiten "
-            "unless there are few vectors), none (raw cosines), center, whiten, whiten:DIM or pca:DIM (keep DIM axes); "
+            "from 50 vectors on), none (raw cosines), center, whiten, whiten:DIM or pca:DIM (keep DIM axes); "
             "or index/VERSION/transform.npz of another atlas, so that scores can be compared."
         ),
     ] = "auto",

@@ -18,14 +18,19 @@ CHUNK_PASSES = 16
 SAY_EVERY_S = 10.0
 
 
-def load_model(checkpoint: Checkpoint, settings: EvaluationSettings) -> Any:
-    """The model on its device (by default CUDA where there is one), in its type of computation."""
+def computation(settings: EvaluationSettings) -> tuple[str, str]:
+    """Device (by default CUDA where there is one) and type of the computation."""
     import torch
 
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return device, settings.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+
+
+def load_model(checkpoint: Checkpoint, settings: EvaluationSettings) -> Any:
+    """The model on its device, in its type of computation."""
     from model import load
 
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return load(checkpoint.path, device, settings.dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
+    return load(checkpoint.path, *computation(settings))
 
 
 def check_layers(checkpoint: Checkpoint, layers: Sequence[int]) -> None:

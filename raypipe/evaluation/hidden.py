@@ -65,8 +65,16 @@ class Task:
     refused: str | None = None
 
 
-def read_task(inputs: Sequence[str], settings: MlmEvalSettings, say: Callable[[str], None]) -> Task:
+def read_task(
+    inputs: Sequence[str], settings: MlmEvalSettings, say: Callable[[str], None], longest: int | None = None
+) -> Task:
     """Read all inputs, take distinct sequences, split them by md5, hide letters.
+
+    Args:
+        inputs: files, or "-".
+        settings: the split, what is hidden, how results are told apart.
+        say: takes one line for the person who waits.
+        longest: cut the sequences that are asked for to so many nucleotides, before anything is hidden.
 
     Raises:
         InputError: an input cannot be read, or no sequence is left to ask for.
@@ -97,9 +105,11 @@ def read_task(inputs: Sequence[str], settings: MlmEvalSettings, say: Callable[[s
     asked = []
     for digest in digests[: settings.sample]:
         sequence, kind = found[digest]
+        groups = (length_bin(len(sequence)), kind or "no type")
+        sequence = sequence[:longest]
         places, letters = hide(sequence, digest, settings)
         if len(places):
-            asked.append(Hidden(sequence, places, letters, (length_bin(len(sequence)), kind or "no type")))
+            asked.append(Hidden(sequence, places, letters, groups))
     if not asked:
         raise InputError(f"{', '.join(map(shown, inputs))}: no sequence that is asked for has A, C, G or U")
     inside = set(digests)

@@ -69,7 +69,7 @@ def read_known(inputs: Sequence[str], settings: StructureEvalSettings) -> KnownS
         id_column=settings.id_column,
         sequence_column=settings.sequence_column,
         split_column=settings.split_column,
-        group_column=settings.group_column,
+        group_column=[] if settings.group_column is None else [settings.group_column],
         valid=settings.valid,
         test=settings.test,
     )

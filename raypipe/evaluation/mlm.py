@@ -18,7 +18,7 @@ from raypipe.checkpoints import Checkpoint, find_checkpoint, has_lm_head
 from raypipe.errors import RaypipeError
 from raypipe.evaluation.contexts import ContextModel, surroundings
 from raypipe.evaluation.embedding import CHUNK_PASSES, Progress, budget, chunks, load_model
-from raypipe.evaluation.hidden import Task, length_bin, read_task
+from raypipe.evaluation.hidden import Task, read_task
 from raypipe.evaluation.kmers import LETTERS, codes
 from raypipe.evaluation.reports import Column, Report, Table
 from raypipe.evaluation.settings import MlmEvalSettings
@@ -51,7 +51,10 @@ def evaluate_mlm(inputs: Sequence[str], settings: MlmEvalSettings, say: Say) -> 
     for checkpoint in checkpoints:
         if not has_lm_head(checkpoint):
             raise RaypipeError(f"{checkpoint.asked}: has no masked-LM head, so it cannot guess letters")
-    task = read_task(inputs, settings, say)
+    # All methods are asked for the same letters: those that every model reads.
+    truncated = settings.on_long == "truncate"
+    longest = min(checkpoint.config.context for checkpoint in checkpoints) if truncated else None
+    task = read_task(inputs, settings, say, longest)
     say(f"{len(task.asked):,} sequences are asked for")
     rows = []
     for method, guess, seconds in [
@@ -139,10 +142,8 @@ def _model(
         texts = [task.asked[row].text for row in rows]
         scores = model.logits(texts, head="masked_lm", long=settings.on_long, max_tokens=settings.max_tokens)
         for row, logits in zip(rows, scores, strict=True):
-            # <cls> and <eos> at the ends; --on-long truncate reads a first part only.
-            logs = nucleotide_log_probabilities(logits[1:-1], model.alphabet)
-            places = task.asked[row].places
-            found[row] = logs[places[places < len(logs)]]
+            # <cls> and <eos> stand at the ends.
+            found[row] = nucleotide_log_probabilities(logits[1:-1], model.alphabet)[task.asked[row].places]
         progress.add(sum(len(sequences[row]) for row in rows))
     return checkpoint.name, found, time.monotonic() - begin
 
@@ -151,15 +152,12 @@ def _rows(method: str, task: Task, guesses: Sequence[np.ndarray]) -> list[dict[s
     """A row for all sequences and for each group of them."""
     counts, losses, right = (np.zeros(len(task.asked)) for _ in range(3))
     for place, (one, logs) in enumerate(zip(task.asked, guesses, strict=True)):
-        letters = one.letters[: len(logs)]
-        counts[place] = len(letters)
-        losses[place] = -logs[np.arange(len(letters)), letters].sum()
-        right[place] = (logs.argmax(axis=1) == letters).sum()
+        counts[place] = len(one.letters)
+        losses[place] = -logs[np.arange(len(logs)), one.letters].sum()
+        right[place] = (logs.argmax(axis=1) == one.letters).sum()
     rows = []
     for group in _groups(task):
-        chosen = np.array([group == ALL or group in one.groups for one in task.asked]) & (counts > 0)
-        if not chosen.any():
-            continue
+        chosen = np.array([group == ALL or group in one.groups for one in task.asked])
         n, loss = counts[chosen], losses[chosen]
         mean = float(loss.sum() / n.sum())
         spread = ((loss - n * mean) ** 2).sum() * len(n) / max(len(n) - 1, 1)
@@ -180,10 +178,9 @@ def _rows(method: str, task: Task, guesses: Sequence[np.ndarray]) -> list[dict[s
 
 def _groups(task: Task) -> list[str]:
     """All, bins of length from short to long, types from frequent to rare."""
-    lengths = sorted({len(one.sequence) for one in task.asked})
-    bins = list(dict.fromkeys(length_bin(length) for length in lengths))
+    bins = sorted({one.groups[0] for one in task.asked}, key=lambda name: int(name.partition("-")[0].split()[0]))
     kinds: dict[str, int] = {}
     for one in task.asked:
         for kind in one.groups[1:]:
             kinds[kind] = kinds.get(kind, 0) + len(one.places)
-    return [ALL, *bins, *sorted(kinds, key=lambda kind: (-kinds[kind], kind))]
+    return list(dict.fromkeys([ALL, *bins, *sorted(kinds, key=lambda kind: (-kinds[kind], kind))]))

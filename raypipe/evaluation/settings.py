@@ -171,6 +171,11 @@ class MlmEvalSettings(EvaluationSettings):
     )
     seed: int = Field(default=0, ge=0, description="Of the choice what is hidden.")
 
+    @field_validator("models")
+    @classmethod
+    def _some_models(cls, value: list[str]) -> list[str]:
+        return _several(value, "model")
+
 
 def _several(value: list[str], what: str) -> list[str]:
     if not value:

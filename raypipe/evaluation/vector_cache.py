@@ -12,7 +12,7 @@ from index.store import Pooling
 from raypipe.answer_files import replacing
 from raypipe.checkpoints import Checkpoint
 from raypipe.errors import RaypipeError
-from raypipe.evaluation.embedding import embed_all, load_model
+from raypipe.evaluation.embedding import computation, embed_all, load_model
 from raypipe.evaluation.settings import RetrievalSettings
 
 
@@ -53,7 +53,7 @@ def _file(
     if settings.cache is None:
         return None
     pooling, layer = one
-    about = [checkpoint.fingerprint, settings.on_long, settings.dtype or "", settings.device or "", *sequences]
+    about = [checkpoint.fingerprint, settings.on_long, computation(settings)[1], *sequences]
     digest = hashlib.sha256("\n".join(about).encode()).hexdigest()[:16]
     layer %= checkpoint.config.num_layers + 1
     return settings.cache / f"{checkpoint.name}-{pooling}-{layer}-{digest}.npy"

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -71,16 +72,15 @@ def part_by(settings: FinetuneSettings, row: Row) -> str:
         InputError: the split column holds something else than the names of parts.
     """
     if settings.split_column:
-        word = str(row.values[settings.split_column] or "").strip().lower()
+        word = _word(row.values[settings.split_column]).lower()
         if word not in _PART_WORDS:
             raise InputError(
                 f"{row.file}, line {row.line}, {row.id}: the split column {settings.split_column!r} holds {word!r}; it "
                 "says train, valid or test (choose rows with --where)"
             )
         return _PART_WORDS[word]
-    key = None
-    if settings.group_column:
-        key = str(row.values[settings.group_column] or "").strip()
+    groups = (_word(row.values[name]) for name in settings.group_column)
+    key = next(filter(None, groups), None)
     shares: Mapping[str, float] = {"test": settings.test, "valid": settings.valid}
     return part_of(key or md5(row.sequence.encode("ascii")), shares)
 
@@ -104,3 +104,8 @@ def check_parts(settings: FinetuneSettings, parts: np.ndarray) -> None:
                 f"no sequence falls into {name} ({said}): there are too few{group or ' sequences'} for a share of "
                 f"{getattr(settings, name):g}; give --split-column, or --{name} 0 to do without"
             )
+
+
+def _word(value: Any) -> str:
+    """A value as text, "" where there is none."""
+    return "" if value is None or value != value else str(value).strip()  # NaN is not itself

@@ -116,7 +116,7 @@ class TrainedFeed:
         count = len(windows.count)
         if pooling == "max":
             most = torch.full((count, pooled.shape[1]), -torch.inf, device=hidden.device)
-            return most.index_reduce(0, order, pooled, "amax")
+            return most.scatter_reduce(0, order[:, None].expand_as(pooled), pooled, "amax")
         if pooling == "cls":
             share = torch.from_numpy(1 / windows.count[windows.sequence[packed.windows]].astype(np.float32))
             pooled = pooled * share.to(hidden.device)[:, None]

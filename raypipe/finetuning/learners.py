@@ -42,7 +42,16 @@ class Learner(Protocol):
 
 
 class NotFinite(ArithmeticError):
-    """A loss or gradient that is no number."""
+    """A loss that is no number.
+
+    Args:
+        total: the loss.
+        batch: of these examples.
+    """
+
+    def __init__(self, total: float, batch: Batch) -> None:
+        super().__init__(f"the loss is {total}")
+        self.batch = batch
 
 
 @dataclass
@@ -70,7 +79,7 @@ class RowLearner:
     def backward(self, batch: Batch, divisor: float) -> float:
         """See `Learner`."""
         total = self.loss_of.total(self._rows(batch), self._labels(batch))
-        _check(total)
+        _check(total, batch)
         if total.requires_grad:
             (total / divisor).backward()
         return float(total.detach())
@@ -79,13 +88,14 @@ class RowLearner:
         """See `Learner`."""
         with torch.no_grad():
             logits = self._rows(batch).float()
-            total = float(self.loss_of.total(logits, self._labels(batch)))
+            total = self.loss_of.total(logits, self._labels(batch))
+        _check(total, batch)
         rows = logits.cpu().numpy()
         if self.scale is not None:
             rows = rows * self.scale.spread.astype(np.float32) + self.scale.mean.astype(np.float32)
         if self.examples.space.task == "sequence":
-            return list(rows), total
-        return np.split(rows, np.cumsum(self.examples.lengths[np.asarray(batch)])[:-1]), total
+            return list(rows), float(total)
+        return np.split(rows, np.cumsum(self.examples.lengths[np.asarray(batch)])[:-1]), float(total)
 
     def _rows(self, batch: Batch) -> Tensor:
         """(S, C), or (all nucleotides, C)."""
@@ -135,7 +145,7 @@ class PairLearner:
             # The trunk's graph is shared by the batch: it gets the gradients of all sequences at once, below.
             leaf = states.detach().requires_grad_(states.requires_grad)
             total = self._loss(place, self._map(leaf))
-            _check(total)
+            _check(total, [place])
             (total / divisor).backward()
             if leaf.grad is not None:
                 trained.append(states)
@@ -149,8 +159,10 @@ class PairLearner:
         """See `Learner`."""
         with torch.no_grad():
             maps = [self._map(states) for ((_, states),) in self.feed(batch)]
-            total = sum(float(self._loss(place, found)) for place, found in zip(batch, maps, strict=True))
-        return [found.cpu().numpy() for found in maps], total
+            losses = [self._loss(place, found) for place, found in zip(batch, maps, strict=True)]
+        for place, loss in zip(batch, losses, strict=True):
+            _check(loss, [place])
+        return [found.cpu().numpy() for found in maps], sum(map(float, losses))
 
     def _map(self, states: Tensor) -> Tensor:
         """(L, D) -> (L, L)."""
@@ -182,6 +194,6 @@ def _joined(rows: Tensor, food: list[Parts]) -> Tensor:
     return rows.new_zeros(begin, rows.shape[1]).index_add(0, place, rows) / times[:, None]
 
 
-def _check(total: Tensor) -> None:
+def _check(total: Tensor, batch: Batch) -> None:
     if not torch.isfinite(total):
-        raise NotFinite(f"the loss is {float(total.detach())}")
+        raise NotFinite(float(total.detach()), batch)

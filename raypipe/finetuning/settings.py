@@ -94,8 +94,10 @@ class FinetuneSettings(BaseModel):
     split_column: Annotated[str | None, SPLIT] = Field(
         default=None, description="Column that says train, valid or test."
     )
-    group_column: Annotated[str | None, SPLIT] = Field(
-        default=None, description="Column of families or clusters that are kept together; by default each sequence."
+    group_column: Annotated[Names, SPLIT] = Field(
+        default=[],
+        description="Column of clans, families or clusters that are kept together; of several columns the first "
+        "that is not empty. By default each sequence.",
     )
     valid: Annotated[float, SPLIT] = Field(
         default=0.1, ge=0, lt=1, description="Share for early stopping. With --split-column the column decides."
@@ -117,9 +119,10 @@ class FinetuneSettings(BaseModel):
         default=None,
         description="Probability above which the answer is yes, or auto: the best on valid (the default for pairs).",
     )
-    whiten: Annotated[bool, Parameter(negative="--no-whiten"), HEAD] = Field(
-        default=True,
-        description="Whiten what the head reads while it learns; the finished head has it in its weights.",
+    whiten: Annotated[bool | None, Parameter(negative="--no-whiten"), HEAD] = Field(
+        default=None,
+        description="Whiten what the head reads while it learns; the finished head has it in its weights. By default "
+        "for sequence and token.",
     )
     start: Annotated[Path | None, HEAD] = Field(
         default=None,
@@ -134,7 +137,7 @@ class FinetuneSettings(BaseModel):
         description="What the best epoch is chosen by, on valid. By default macro_f1 (classes), auroc (yes or no), "
         "spearman (values), f1 (pairs).",
     )
-    lr: Annotated[float, TRAINING] = Field(default=1e-3, gt=0, description="Highest learning rate of the head.")
+    lr: Annotated[float, TRAINING] = Field(default=1e-3, gt=0, le=100, description="Highest learning rate of the head.")
     trunk_lr: Annotated[float | None, TRAINING] = Field(
         default=None, gt=0, description="Of the trunk. By default 5e-4 with lora, 5e-5 with full."
     )
@@ -142,7 +145,9 @@ class FinetuneSettings(BaseModel):
     warmup: Annotated[float, TRAINING] = Field(
         default=0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises."
     )
-    batch_tokens: Annotated[int, TRAINING] = Field(default=4096, ge=1, description="Tokens of one forward pass.")
+    batch_tokens: Annotated[int | None, TRAINING] = Field(
+        default=None, ge=1, description="Tokens of one forward pass. By default 4096, and 512 for pairs."
+    )
     accumulate: Annotated[int, TRAINING] = Field(default=1, ge=1, description="Forward passes of one step.")
     clip: Annotated[float, TRAINING] = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
     class_weights: Annotated[Names, TRAINING] = Field(
@@ -193,11 +198,21 @@ class FinetuneSettings(BaseModel):
         return self.task in PAIR_TASKS
 
     @property
+    def whitened(self) -> bool:
+        """Whether the head shall learn on whitened states, where it can."""
+        return not self.pairs if self.whiten is None else self.whiten
+
+    @property
     def trunk_rate(self) -> float:
         """Learning rate of the trunk, 0 where it is frozen."""
         if self.method == "frozen":
             return 0.0
         return self.trunk_lr or (5e-4 if self.method == "lora" else 5e-5)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a batch."""
+        return self.batch_tokens or (512 if self.pairs else 4096)
 
     def longest(self, context: int) -> int | None:
         """Nucleotides of the longest sequence that is used; None: any."""

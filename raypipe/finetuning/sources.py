@@ -73,14 +73,17 @@ def _files(path: Path) -> list[str]:
     return [str(file) for file in found]
 
 
+def _others(settings: FinetuneSettings) -> tuple[str, ...]:
+    return (*([settings.split_column] if settings.split_column else []), *settings.group_column)
+
+
 def _wanted(settings: FinetuneSettings, **about: Any) -> Wanted:
-    more = (settings.split_column, settings.group_column)
     return Wanted(
         settings.id_column,
         settings.sequence_column,
         tuple(settings.labels),
         usual_labels=USUAL_LABELS.get(settings.kind, ()),
-        others=tuple(name for name in more if name),
+        others=_others(settings),
         where=settings.where,
         **about,
     )
@@ -190,7 +193,7 @@ def _records(lines: list[str]) -> Iterator[tuple[int, str, list[str]]]:
 
 def _by_row(found: Columns, settings: FinetuneSettings) -> list[dict[str, Any]]:
     """The values of the label and split columns, row by row."""
-    names = [*found.labels, *(name for name in (settings.split_column, settings.group_column) if name)]
+    names = [*found.labels, *_others(settings)]
     return [dict(zip(names, cells, strict=True)) for cells in zip(*map(found.column, names), strict=True)]
 
 

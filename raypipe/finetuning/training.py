@@ -111,7 +111,11 @@ def _epoch(course: Course, standing: Standing, optimizer: torch.optim.Optimizer)
     for module in course.modules.values():
         module.eval()
     if course.measure is not None:
-        line["valid"] = course.measure()
+        try:
+            line["valid"] = course.measure()
+        except NotFinite as error:
+            where = f"epoch {standing.epoch}, on valid"
+            raise RaypipeError(_broken(course, where, str(error), error.batch)) from None
         value = line["valid"][course.metric]
         if value is None:
             raise RaypipeError(
@@ -143,7 +147,7 @@ def _step(
         try:
             sum_ += course.learner.backward(batch, divisor)
         except NotFinite as error:
-            raise RaypipeError(_broken(course, where, str(error), batch)) from None
+            raise RaypipeError(_broken(course, where, str(error), error.batch)) from None
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, course.settings.clip)
     if not torch.isfinite(norm):
@@ -166,7 +170,7 @@ def _batches(course: Course, epoch: int) -> list[list[int]]:
     # A frozen trunk is not run, and rows of vectors have no lengths.
     by_length = settings.method != "frozen" or settings.task != "sequence"
     return epoch_batches(
-        course.places, course.lengths, settings.batch_tokens, seed=settings.seed, epoch=epoch, by_length=by_length
+        course.places, course.lengths, settings.tokens, seed=settings.seed, epoch=epoch, by_length=by_length
     )
 
 

@@ -2,8 +2,11 @@
 
 The dimensions of a language model's states are strongly correlated, and a few of them vary most: gradient descent then
 learns along these alone for a long time. Whitened states (mean 0, covariance 1) have no such directions. A linear head
-of 13 classes on `nano` before its pre-training came from a macro F1 of 0.19 to 0.62 by this in the same 20 epochs. As
-it is an affine map before a linear one, the finished head needs nothing but its own weights.
+of 13 classes on an untrained trunk came from a macro F1 of 0.19 to 0.62 by this in the same 20 epochs. As it is an
+affine map before a linear one, the finished head needs nothing but its own weights.
+
+A structure head learns slower by it (F1 0.41 for 0.54 after two epochs on the same trunk): what it compares of two
+nucleotides are the letters, which vary most.
 
 Legend: D hidden size, K outputs of the first linear map.
 """

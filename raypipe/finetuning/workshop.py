@@ -88,7 +88,7 @@ class Workshop:
         threshold = settings.threshold if isinstance(settings.threshold, float) else None
 
         def measure() -> dict[str, Any]:
-            return measure_learner(self._learner, examples, valid, settings.batch_tokens, threshold).figures
+            return measure_learner(self._learner, examples, valid, settings.tokens, threshold).figures
 
         course = Course(
             learner=self._learner,
@@ -148,11 +148,15 @@ class Workshop:
         """Of the trunk as it is at first; a head that is there already was made for plain states."""
         task = self._task
         train = task.examples.part("train")
-        if not task.settings.whiten or task.start is not None or not len(train) or not can_be_whitened(self.head):
+        if not task.settings.whitened or task.start is not None or not len(train):
+            return None
+        if not can_be_whitened(self.head):
+            if task.settings.whiten:
+                raise UsageError("--whiten: a contact head multiplies states and has no linear map; add --transform")
             return None
         settings = task.settings
         batches = epoch_batches(
-            train, task.examples.lengths, settings.batch_tokens, seed=settings.seed, epoch=0, by_length=False
+            train, task.examples.lengths, settings.tokens, seed=settings.seed, epoch=0, by_length=False
         )
         with torch.no_grad():
             return Whitening.of(map(feed, batches)).to(self.model.device)
@@ -190,5 +194,5 @@ class Workshop:
             if settings.threshold == "auto":
                 raise RaypipeError("--threshold auto: there is no valid part to find it on; give a number")
             return None
-        found = measure_learner(self._learner, self._task.examples, valid, settings.batch_tokens, None)
+        found = measure_learner(self._learner, self._task.examples, valid, settings.tokens, None)
         return found.best_threshold(space)

@@ -12,7 +12,6 @@ same steps. Several processes share its pages.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import uuid
 import zipfile
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from index import duck
+from index import duck, files
 from index.annotation_tables import list_tables
 from index.sql import query
 from index.store import Store
@@ -121,7 +120,7 @@ def make_corpus(folder: Path, store: Store, settings: PretrainSettings, alphabet
     clans = read_labels(store, settings.clan_column, "clan_column", count)
     clusters = read_labels(store, settings.valid_column, "valid_column", count)
     groups = _groups(families, clans)
-    draft = folder.parent / f".corpus.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+    draft = folder.parent / files.TEMPORARY / f"corpus-{uuid.uuid4().hex[:8]}"
     try:
         draft.mkdir(parents=True)
         offsets = _write_ids(draft / "ids.u8", store, alphabet)
@@ -156,7 +155,9 @@ def make_corpus(folder: Path, store: Store, settings: PretrainSettings, alphabet
                 f"type_weights"
             )
         (draft / "corpus.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        os.replace(draft, folder)
+        for file in draft.iterdir():
+            files.sync(file)
+        files.commit(draft, folder)
     except OSError as error:
         raise disk_error(folder.parent, error) from error
     finally:

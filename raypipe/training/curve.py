@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from index import files
 from raypipe.errors import RaypipeError
 
 if TYPE_CHECKING:
@@ -56,12 +56,8 @@ def draw_curve(path: Path, lines: Sequence[dict[str, Any]], title: str) -> None:
     for axes, name in zip(panels, shown, strict=False):
         _panel(axes, name, lines)
     figure.suptitle(title)
-    draft = path.with_name(f".{path.stem}.{os.getpid()}.png")
-    try:
-        figure.savefig(draft, dpi=120, metadata={"Software": None})
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with files.atomic(path, path.parent) as draft:
+        figure.savefig(draft, format="png", dpi=120, metadata={"Software": None})
 
 
 def _panel(axes: Axes, name: str, lines: Sequence[dict[str, Any]]) -> None:

@@ -14,6 +14,7 @@ RUN/
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ from raypipe.training.state_files import latest_state, step_of
 
 _BEFORE_IT_BEGINS = (LOCK_FILE, TEMPORARY, "atlas")
 FROM_INPUTS = "inputs"
+_FIRST = (FROM_INPUTS, "annotations", "model", "model_fingerprint")
 
 
 class RunFolder:
@@ -79,6 +81,8 @@ class RunFolder:
         except OSError as error:
             raise disk_error(self.root, error) from error
         with writer_lock(self.root):
+            # Of a writer that was killed.
+            shutil.rmtree(self.temporary, ignore_errors=True)
             yield
 
     def check(self, settings: Mapping[str, Any]) -> None:
@@ -100,7 +104,8 @@ class RunFolder:
         if not self.begun:
             return
         before = self.settings()
-        for name in sorted({*before, *settings} - set(FREE)):
+        # What others follow from comes first: the shape follows from the model.
+        for name in sorted({*before, *settings} - set(FREE), key=lambda name: (name not in _FIRST, name)):
             was, now = before.get(name), settings.get(name)
             if was != now and not (name == FROM_INPUTS and not now):
                 option = "INPUT" if name == FROM_INPUTS else "--" + name.replace("_", "-")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from index import files
 from raypipe.errors import InputError
 
 FILE = "metrics.jsonl"
@@ -78,10 +79,10 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def cut(path: Path, step: int) -> None:
     """Forget what came after `step`, where the run goes on."""
-    lines = read(path)
-    kept = [line for line in lines if line["step"] <= step]
-    if lines or path.exists():
-        _write(path, kept)
+    if path.exists():
+        kept = [line for line in read(path) if line["step"] <= step]
+        with files.atomic(path, path.parent) as draft:
+            draft.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
 
 class Follower:
@@ -116,9 +117,3 @@ class Follower:
 def _order(line: Mapping[str, Any]) -> tuple[int, bool]:
     """A validation stands behind the line of its step."""
     return line["step"], "valid" in line
-
-
-def _write(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    os.replace(draft, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import uuid
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from index import files
 from model import Alphabet
 from model.checkpoint import save_checkpoint
 from model.encoder import AidoRna
@@ -36,8 +36,9 @@ def finish(folder: RunFolder) -> None:
     try:
         draw_curve(folder.curve, metrics.read(folder.metrics), str(folder.settings()["name"]))
         trained = _load(folder)
-        folder.card.write_text(trained.card, encoding="utf-8")
-        _write(folder.checkpoint, trained, folder.curve)
+        with files.atomic(folder.card, folder.root) as draft:
+            draft.write_text(trained.card, encoding="utf-8")
+        _write(folder.checkpoint, folder.temporary, trained, folder.curve)
     except OSError as error:
         raise disk_error(folder.root, error) from error
 
@@ -58,7 +59,7 @@ def export(folder: RunFolder, out: Path) -> int:
     """
     trained = _load(folder)
     try:
-        _write(out, trained, None)
+        _write(out, out.absolute().parent, trained, None)
     except OSError as error:
         raise disk_error(out, error) from error
     return trained.step
@@ -82,10 +83,10 @@ class _Trained:
 
 
 def _load(folder: RunFolder) -> _Trained:
-    state = latest_state(folder.states)
+    settings, state = folder.settings(), latest_state(folder.states)
     if state is None:
         raise RaypipeError(f"{folder.root}: has no state yet to make a checkpoint of; wait for its first")
-    settings, corpus = folder.settings(), read_about(folder.corpus)
+    corpus = read_about(folder.corpus)
     encoder = _encoder_of(folder, state)
     step, kept = load_state(state, dict(encoder.named_parameters()))
     dtype = str(settings["store_dtype"])
@@ -136,16 +137,23 @@ def _encoder_of(folder: RunFolder, state: Path) -> AidoRna:
     )
 
 
-def _write(out: Path, trained: _Trained, curve: Path | None) -> None:
-    """Write the checkpoint's folder; it appears whole or not at all."""
+def _write(out: Path, beside: Path, trained: _Trained, curve: Path | None) -> None:
+    """Write the checkpoint's folder; it appears whole or not at all.
+
+    Args:
+        out: the folder.
+        beside: where it is written, on the same file system.
+        trained: what it holds.
+        curve: a picture that belongs to it.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RaypipeError(f"{out}: exists already; name a new folder, nothing is overwritten")
-    draft = out.absolute().parent / f".{out.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+    draft = beside / f".{out.name}.{uuid.uuid4().hex[:8]}"
     try:
         save_checkpoint(draft, trained.encoder, trained.alphabet, {}, {}, about=trained.about)
         (draft / "README.md").write_text(trained.card, encoding="utf-8")
         if curve is not None:
             shutil.copyfile(curve, draft / curve.name)
-        os.replace(draft, out)
+        files.commit(draft, out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -47,7 +47,10 @@ def find_start(settings: PretrainSettings) -> Start:
     if settings.model is None:
         shape = {name: getattr(settings, name) for name in SHAPES}
         config = AidoRnaConfig(
-            **shape, hidden_dropout=settings.hidden_dropout, attention_dropout=settings.attention_dropout
+            **shape,
+            initializer_range=settings.initializer_range,
+            hidden_dropout=settings.hidden_dropout,
+            attention_dropout=settings.attention_dropout,
         )
         return Start(config, Alphabet(STANDARD_TOKENS))
     checkpoint = find_checkpoint(settings.model)

@@ -123,7 +123,8 @@ def load_state(
                     )
                 value.data.copy_(team.spread(found, value))
                 if optimizer is not None and f"exp_avg.{name}" in names:
-                    kept = {moment: file.get_tensor(f"{moment}.{name}") for moment in _MOMENTS}
+                    # Copies: what the file gives lies anywhere in memory, and the last bits of sums depend on where.
+                    kept = {moment: file.get_tensor(f"{moment}.{name}").clone() for moment in _MOMENTS}
                     optimizer.state[value] = {
                         moment: tensor if moment == "step" else team.spread(tensor, value)
                         for moment, tensor in kept.items()

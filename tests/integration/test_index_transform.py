@@ -26,9 +26,9 @@ def many(cli: Cli, tmp_path: Path, tiny: Path) -> Path:
 def test_chosen_by_itself_and_by_name(cli: Cli, many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = cli("index", many)
     assert ran.code == DONE
-    assert "Flat, 120 vectors of tiny, transform whiten (enough vectors to learn it (from" in ran.err
+    assert "Flat, 120 vectors of tiny, transform whiten (at least 50 vectors)" in ran.err
     assert "up to date (Flat, 120 vectors of tiny, transform whiten" in cli("index", many).err
-    assert "120 vectors, transform whiten (enough vectors" in cli("info", many).out
+    assert "120 vectors, transform whiten (at least 50 vectors)" in cli("info", many).out
     about = json.loads(cli("info", many, "--json").out)["index"]["transform"]
     assert (about["kind"], about["asked"], about["rows"], about["dimension"]) == ("whiten", "auto", 120, 16)
     (first,) = raypipe.connect(many).search(ids=["r7"], k=1).to_pylist()
@@ -40,7 +40,7 @@ def test_chosen_by_itself_and_by_name(cli: Cli, many: Path, monkeypatch: pytest.
 
 
 def test_few_sequences_are_compared_as_they_are(cli: Cli, atlas: Path) -> None:
-    assert "not transformed (too few vectors to learn from (from" in cli("index", atlas).err
+    assert "not transformed (fewer than 50 vectors)" in cli("index", atlas).err
     ran = cli("index", atlas, "--transform", "whiten")
     assert ran.code == FAILED
     assert "transform 'whiten': needs at least" in ran.err

@@ -142,7 +142,7 @@ def test_context_model_counts_and_smooths_as_it_says() -> None:
 
 def test_context_model_learns_hidden_neighbours_too() -> None:
     """Of a text that repeats ACGU the letter between two hidden ones follows from those further away."""
-    model = ContextModel(["ACGU" * 500], 2, rate=0.3, seed=1)
+    model = ContextModel(["ACGU" * 5000], 2, rate=0.3, seed=1)
     letters, places = surroundings("ACGUACGU", np.array([3, 4, 5]), 2)
     assert np.exp(model.log_probabilities(letters, places[1:2]))[0, 0] > 0.9
 

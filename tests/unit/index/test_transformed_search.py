@@ -114,7 +114,7 @@ def test_the_files_of_a_version(builder, cone):
     info = built(store)
     assert info.transform["asked"] == "auto"
     assert info.transform["kind"] == "whiten"
-    assert info.space == f"transform whiten (enough vectors to learn it (from {ROWS_TO_WHITEN}))"
+    assert info.space == f"transform whiten (at least {ROWS_TO_WHITEN} vectors)"
     assert TRANSFORM in info.checksums
     assert not built(store, transform="none").unchanged
     assert not (live(store) / TRANSFORM).exists()
@@ -125,7 +125,7 @@ def test_few_vectors_are_compared_as_they_are(builder, cone, cosines):
     few = cone[: ROWS_TO_WHITEN - 1]
     store = builder.embedded(few)
     info = built(store)
-    assert (info.transform["kind"], info.transform["reason"][:11]) == ("none", "too few vec")
+    assert (info.transform["kind"], info.transform["reason"][:11]) == ("none", "fewer than ")
     scores = Searcher.open(store).search(few[:3], 4)[1]
     np.testing.assert_allclose(scores, -np.sort(-cosines(few[:3], few), axis=1)[:, :4], atol=1e-6)
     builder.add_source(store, [("new", "", "ACGUACGUACGU")], "more.fasta")

@@ -10,6 +10,7 @@ import pytest
 from index.errors import StoreError
 from index.transform_files import find, load, save
 from index.transforms import ROWS_TO_WHITEN, Kind, Transform, choose_kind, fit, parse_kind, sample_size
+from index.whitening import oas_shrinkage
 
 KINDS = ["none", "center", "whiten", "whiten:5", "pca:5"]
 
@@ -94,6 +95,22 @@ def test_whitened_axes_are_even_and_independent(narrow):
     assert (kept.kind, kept.out_dimension, kept.apply(narrow).shape) == ("whiten:5", 5, (900, 5))
 
 
+def test_shrinkage_grows_as_rows_lack_and_axes_are_even():
+    generator = np.random.default_rng(2)
+    even = generator.standard_normal((2000, 48)).astype(np.float32)
+    steep = (even * np.logspace(0, -2, 48)).astype(np.float32)
+
+    def shrinkage(vectors, rows):
+        return fit(vectors[:rows], "whiten").learned["shrinkage"]
+
+    assert shrinkage(even, 60) > 0.9, "60 rows do not show that any axis has more than its share"
+    assert shrinkage(steep, 60) < 0.3
+    assert shrinkage(steep, 2000) < 0.01
+    values = np.array([3.0, 1.0])
+    # By hand: tr(S^2) = 10, tr(S) = 4, D = 2: (0 * 10 + 16) / ((99 + 1 - 1) * (10 - 16 / 2)).
+    assert oas_shrinkage(values, 99) == pytest.approx(16 / (99 * 2))
+
+
 def test_whitening_tells_families_apart_that_raw_cosines_do_not():
     """What it is for: a large common part and a strong direction of no meaning hide a weak one that matters."""
     generator = np.random.default_rng(8)
@@ -141,7 +158,7 @@ def test_degenerate_vectors_stay_finite(narrow, kind, shape):
     vectors = {
         "constant axes": np.hstack([narrow[:, :6], np.full((900, 6), 2, np.float32)]),
         "copied axes": np.hstack([narrow[:, :6], narrow[:, :6]]),
-        "few rows": narrow[:13],
+        "few rows": narrow[:ROWS_TO_WHITEN],
         "two kinds of row": narrow[np.arange(900) % 3 // 2],
         "one axis moves": np.where(np.arange(12) == 3, narrow, np.float32(1)),
     }[shape]
@@ -183,7 +200,7 @@ def test_auto_goes_by_the_number_of_rows(narrow):
     assert choose_kind(ROWS_TO_WHITEN)[0] == Kind("whiten")
     few, enough = fit(narrow[: ROWS_TO_WHITEN - 1], "auto"), fit(narrow[:ROWS_TO_WHITEN], "auto")
     assert few.kind == "none"
-    assert few.reason == f"too few vectors to learn from (from {ROWS_TO_WHITEN})"
+    assert few.reason == f"fewer than {ROWS_TO_WHITEN} vectors"
     assert enough.kind == "whiten"
     assert enough.digest == fit(narrow[:ROWS_TO_WHITEN], "whiten").digest
 
@@ -193,9 +210,10 @@ def test_auto_goes_by_the_number_of_rows(narrow):
     [
         ("whiten:13", 900, "'whiten:13': the vectors have 12 axes only"),
         ("pca:13", 900, "'pca:13': the vectors have 12 axes only"),
-        ("whiten:8", 8, "'whiten:8': needs at least 9 vectors to learn, there are 8"),
+        ("whiten:8", 20, f"'whiten:8': needs at least {ROWS_TO_WHITEN} vectors to learn, there are 20"),
         ("pca:8", 8, "'pca:8': needs at least 9 vectors to learn, there are 8"),
         ("center", 1, "'center': needs at least 2 vectors"),
+        ("whiten", ROWS_TO_WHITEN - 1, f"'whiten': needs at least {ROWS_TO_WHITEN} vectors to learn, there are"),
         ("whiten", 0, "there are 0; use auto, center or none"),
     ],
 )

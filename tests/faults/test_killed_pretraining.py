@@ -1,0 +1,101 @@
+"""A training that is killed goes on to the losses of one that was not, wherever the kill comes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from raypipe.cli import DONE, INCOMPLETE, run
+from raypipe.training import products, worker
+from raypipe.training.curve import draw_curve
+from raypipe.training.schedule import make_optimizer
+from raypipe.training.state_files import states
+from tests.pretraining import PAIRS, losses, options, small, write_run_inputs
+from tests.runs import CONSOLE, done, started
+
+RECIPE = options(**PAIRS, hidden_dropout=0.1, log_every=2, checkpoint_every=2)
+KILLS = 12
+LOADED = (worker, products)
+
+
+def assert_same_run(folder: Path, expected: Path) -> None:
+    """The same losses at every step, and in the end the same weights bit for bit."""
+    assert losses(folder) == losses(expected)
+    first, second = (load_file(states(each / "state")[-1]) for each in (folder, expected))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert (folder / "checkpoint/model.safetensors").read_bytes() == (
+        expected / "checkpoint/model.safetensors"
+    ).read_bytes()
+    assert not list((folder / ".tmp").iterdir())
+
+
+def killed(arguments: list[str], commit: int) -> bool:
+    """Run in a process that is killed before it puts its file of that number in place, if it comes so far."""
+    child = os.fork()
+    if child == 0:
+        left = [commit]
+        replace = os.replace
+
+        def deadly(*names: Path) -> None:
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            replace(*names)
+
+        os.replace = deadly  # type: ignore[assignment]
+        torch.set_num_threads(1)
+        os._exit(run(arguments))
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == DONE
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.usefixtures("one_cpu")
+def test_killed_at_one_commit_after_another(tmp_path: Path) -> None:
+    """Settings, corpus, states, metrics that are cut, curve, checkpoint: each is once the one that is not there."""
+    # Loaded once, before the forks: a run itself takes a fraction of what its imports do.
+    make_optimizer({"weight": torch.nn.Parameter(torch.ones(2, 2))}, small())
+    draw_curve(tmp_path / "warm.png", [{"step": 1, "mlm_loss": 1.0}], "warm")
+    inputs = write_run_inputs(tmp_path)
+    expected = ["pretrain", *inputs, *RECIPE, "-o", str(tmp_path / "whole")]
+    assert not killed(expected, 10_000)
+    command = [*expected[:-1], str(tmp_path / "run")]
+    kills, commit = 0, 1
+    standing: set[Path] = set()
+    while killed(command, commit):
+        kills += 1
+        found = {path for path in (tmp_path / "run").rglob("*") if ".tmp" not in path.parts and path.name != ".lock"}
+        # Settings and configuration are written by every run; what comes after the first new file is the next to go.
+        commit = 3 if found - standing and kills > 2 else commit + 1
+        standing |= found
+        assert kills < 99
+        print(kills, commit, len(standing))
+    assert kills >= KILLS
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
+def test_stopped_in_the_middle(tmp_path: Path, sign: signal.Signals) -> None:
+    write_run_inputs(tmp_path)
+    inputs = ["in.fa", "--annotations", "families=families.tsv"]
+    command = [*CONSOLE, "pretrain", *inputs, *options(**PAIRS, steps=60, checkpoint_every=7), "-o"]
+    whole = done([*command, "whole"], cwd=tmp_path, cpus=1)
+    assert whole.code == DONE, whole.err
+    with started([*command, "run"], cwd=tmp_path, cpus=1) as ran:
+        ran.wait_for(lambda: (tmp_path / "run/state/step-00000014.safetensors").exists())
+        os.kill(ran.process.pid, sign)
+        ran.wait()
+    if sign == signal.SIGTERM:
+        assert ran.code == INCOMPLETE
+        assert "stopped; run the same command again: it goes on after step " in ran.lines[-1]
+    assert not (tmp_path / "run/checkpoint").exists()
+    again = done([*command, "run"], cwd=tmp_path, cpus=1)
+    assert again.code == DONE, again.err
+    assert "going on after step " in again.err
+    assert_same_run(tmp_path / "run", tmp_path / "whole")

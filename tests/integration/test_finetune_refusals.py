@@ -1,0 +1,301 @@
+"""`raypipe finetune` with what cannot be: data, labels, settings and folders; and stopped half-way."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from raypipe.cli import DONE, FAILED, INCOMPLETE, USAGE
+from tests.headed import make_headed
+from tests.integration.conftest import Cli
+from tests.runs import MODULE, started
+
+QUICK = ["--epochs", "1"]
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrow checkpoint with heads of every kind."""
+    return make_headed(tmp_path_factory.mktemp("models") / "narrow")
+
+
+def write(path: Path, many: int, columns: str = "kind", **more: str) -> Path:
+    """A table of random sequences; a value is a format of the row's number `k` and its `length`."""
+    dice = random.Random(2)
+    lines = ["\t".join(["id", "sequence", columns, *more])]
+    for k in range(many):
+        seq = "".join(dice.choices("ACGU", k=dice.randint(10, 20)))
+        cells = [form.format(k=k, half=k % 2, length=len(seq)) for form in more.values()]
+        lines.append(
+            "\t".join([f"s{k}", seq, "GC" if seq.count("G") + seq.count("C") > len(seq) / 2 else "AU", *cells])
+        )
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes, and columns of all sorts."""
+    folder = tmp_path_factory.mktemp("data")
+    return write(
+        folder / "in.tsv",
+        120,
+        number="{k}",
+        one="same",
+        part="part{half}",
+        family="f{half}",
+        pairs="[[0, 99]]",
+        short="({k})",
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        ([], USAGE, "--task sequence, token, contact or structure"),
+        (["--task", "sequence", "--labels", "kin"], FAILED, "no column 'kin'; did you mean 'kind'?"),
+        (["--task", "sequence"], USAGE, "name the label column with --labels; it has: id, sequence, kind"),
+        (["--task", "sequence", "--labels", "one"], FAILED, "one class only, 'same'"),
+        (["--task", "sequence", "--labels", "number"], FAILED, "120 different labels"),
+        (
+            ["--task", "sequence", "--labels", "kind", "--problem", "regression"],
+            FAILED,
+            "where a finite number is expected",
+        ),
+        (["--task", "token", "--labels", "kind"], FAILED, "line 2, s0: kind: 2 labels for"),
+        (["--task", "structure", "--labels", "kind"], FAILED, "a dot-bracket of 2 characters for"),
+        (["--task", "contact", "--labels", "pairs"], FAILED, "the pair [0, 99] is outside of the"),
+        (["--task", "contact", "--labels", "pairs", "--problem", "regression"], USAGE, "is there or not (binary)"),
+        (["--task", "sequence", "--labels", "kind", "--metric", "rmse"], USAGE, "macro_f1, mcc, auroc"),
+        (["--task", "sequence", "--labels", "kind", "--split-column", "part"], FAILED, "it says train, valid or test"),
+        (["--task", "sequence", "--labels", "kind", "--group-column", "family"], USAGE, "too few groups for a share"),
+        (["--task", "sequence", "--labels", "kind", "--where", "kid = 'GC'"], USAGE, "kid"),
+        (["--task", "sequence", "--labels", "kind", "--where", "number::INT < 0"], FAILED, "120 not chosen by --where"),
+        (["--task", "sequence", "--labels", "kind", "--rename", "GC"], USAGE, "write OLD=NEW"),
+        (
+            ["--task", "sequence", "--labels", "kind", "--class-weights", "CG=2"],
+            USAGE,
+            "no class 'CG'; there are AU, GC",
+        ),
+        (["--task", "sequence", "--labels", "kind", "--min-per-class", "1000"], USAGE, "no class has so many"),
+        (["--task", "sequence", "--labels", "kind", "--trunk-lr", "0.1"], USAGE, "a frozen trunk is not trained"),
+        (
+            ["--task", "sequence", "--labels", "kind", "--name", "rna_type"],
+            USAGE,
+            "has a head called 'rna_type' already",
+        ),
+        (["--task", "sequence", "--labels", "kind", "--epochs", "0"], USAGE, "nothing is trained yet"),
+        (["--task", "sequence", "--labels", "kind", "--device", "cuda:77"], FAILED, "cuda"),
+        (
+            ["--task", "sequence", "--labels", "kind", "--valid", "0.6", "--test", "0.5"],
+            USAGE,
+            "leave nothing to train on",
+        ),
+        (["--task", "structure", "--labels", "short", "--dropout", "0.5"], USAGE, "a structure head has a fixed form"),
+        (["--task", "sequence", "--labels", "kind", "--lora-rank", "99", "--method", "lora"], FAILED, "wider than"),
+    ],
+)
+def test_what_does_not_fit(
+    cli: Cli, narrow: Path, table: Path, tmp_path: Path, options: list[str], code: int, said: str
+) -> None:
+    more = [] if "--epochs" in options else QUICK
+    ran = cli("finetune", "--data", table, "--model", narrow, "-o", tmp_path / "out", *options, *more)
+    assert (ran.code, ran.out) == (code, ""), ran.err
+    assert said in ran.err
+    assert "Traceback" not in ran.err
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_rows_that_are_broken(cli: Cli, narrow: Path, tmp_path: Path) -> None:
+    """A few go to the rejects; more than a few are an error that lists them there."""
+    path = write(tmp_path / "in.tsv", 100)
+    with path.open("a") as file:
+        file.write("protein\tMKVLAA\tGC\nshort\tACGU\nempty\tACGUGGUU\t\n")
+    common = ["finetune", "--task", "sequence", "--data", path, "--labels", "kind", "--model", narrow, *QUICK]
+    ran = cli(*common, "-o", tmp_path / "strict", "--max-rejects", "0.01")
+    assert ran.code == FAILED
+    assert "2 of 103 rows cannot be used" in ran.err
+    assert "line 102, protein: letter 'L' at position 4 is no nucleotide" in ran.err
+    assert cli(*common, "-o", tmp_path / "strict", "--max-rejects", "0.5").code == DONE
+    for folder in ("strict",):
+        listed = [line.split("\t")[1:4] for line in (tmp_path / folder / "rejects.tsv").read_text().splitlines()[1:]]
+        assert sorted(listed) == [["102", "protein", "rejected"], ["103", "", "rejected"], ["104", "empty", "left out"]]
+
+
+def test_classes_that_train_has_not(cli: Cli, narrow: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "in.tsv", 60, split="train")
+    with path.open("a") as file:
+        file.write(
+            "v1\tACGUGGUA\tGC\tvalid\nv2\tACAUGAUA\tAU\tvalid\nt1\tACGUGGUAA\tnew\ttest\nt2\tACAUGAUAA\tAU\tTest\n"
+        )
+    out = tmp_path / "out"
+    common = ["finetune", "--task", "sequence", "--labels", "kind", "--model", narrow]
+    ran = cli(*common, "--data", path, "--split-column", "split", "-o", out, *QUICK)
+    assert ran.code == DONE, ran.err
+    assert "1 of classes that train has not" in ran.err
+    assert "new: no such class in what is trained on" in (out / "rejects.tsv").read_text()
+    assert json.loads((out / "metrics.json").read_text())["parts"]["test"]["sequences"] == 1
+    # A head that is measured on other data: its classes are all it knows.
+    again = [*common, "--start", out / "kind.safetensors", "--epochs", "0", "-o", tmp_path / "measured"]
+    ran = cli(*again, "--data", path, "--split-column", "split")
+    assert ran.code == FAILED
+    assert "t1: the head does not know new; it knows AU, GC" in ran.err
+    ran = cli(*again, "--data", path, "--split-column", "split", "--where", "kind <> 'new'")
+    assert ran.code == DONE, ran.err
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("out", "measured"))
+    assert two["parts"]["test"]["auroc"] == one["parts"]["test"]["auroc"]
+    heads = [load_file(tmp_path / name / "kind.safetensors") for name in ("out", "measured")]
+    assert heads[0].keys() == heads[1].keys()
+    for name, value in heads[0].items():
+        assert value.tolist() == heads[1][name].tolist()
+
+
+def test_a_sequence_is_never_on_both_sides(cli: Cli, narrow: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "in.tsv", 40, split="train")
+    lines = path.read_text().splitlines()
+    copies = [line.replace("\ttrain", "\ttest").replace("s", "copy", 1) for line in lines[1:11]]
+    path.write_text("\n".join([*lines, *copies, lines[20]]) + "\n")
+    out = tmp_path / "out"
+    ran = cli(
+        "finetune",
+        "--task",
+        "sequence",
+        "--data",
+        path,
+        "--labels",
+        "kind",
+        "--split-column",
+        "split",
+        "--model",
+        narrow,
+        "-o",
+        out,
+        *QUICK,
+    )
+    assert ran.code == DONE, ran.err
+    assert "10 in another part too, 1 repeated" in ran.err
+    parts = json.loads((out / "metrics.json").read_text())["parts"]
+    assert {name: part["sequences"] for name, part in parts.items()} == {"train": 30, "test": 10}
+
+
+def test_losses_that_are_no_numbers(cli: Cli, narrow: Path, table: Path, tmp_path: Path) -> None:
+    ran = cli(
+        "finetune",
+        "--task",
+        "sequence",
+        "--data",
+        table,
+        "--labels",
+        "kind",
+        "--model",
+        narrow,
+        "-o",
+        tmp_path / "out",
+        "--lr",
+        "100",
+        "--clip",
+        "1e30",
+        "--weight-decay",
+        "1e35",
+        "--epochs",
+        "3",
+    )
+    assert ran.code == FAILED
+    assert re.search(r"epoch [12](, step 1|, on valid): the loss is (nan|inf), of the sequences s\d+, s\d+", ran.err)
+
+
+def test_a_folder_of_something_else(cli: Cli, narrow: Path, table: Path, tmp_path: Path) -> None:
+    common = ["finetune", "--task", "sequence", "--data", table, "--labels", "kind", "--model", narrow, *QUICK]
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "notes.txt").write_text("mine")
+    ran = cli(*common, "-o", taken)
+    assert (ran.code, (taken / "notes.txt").read_text()) == (USAGE, "mine")
+    assert "holds something else already" in ran.err
+    assert cli(*common, "-o", tmp_path / "out").code == DONE
+    ran = cli(*common, "-o", tmp_path / "out", "--lr", "0.5")
+    assert ran.code == USAGE
+    assert "was begun with --lr 0.001, and now it is 0.5" in ran.err
+
+
+def test_stopped_and_gone_on_with(cli: Cli, narrow: Path, table: Path, tmp_path: Path) -> None:
+    """Ctrl-C in the middle, other settings, other data; then the same head as of a run that nobody stopped."""
+    copy = tmp_path / "in.tsv"
+    copy.write_text(table.read_text())
+    common = [
+        "finetune",
+        "--task",
+        "sequence",
+        "--data",
+        str(copy),
+        "--labels",
+        "kind",
+        "--model",
+        str(narrow),
+        "--epochs",
+        "25",
+        "--patience",
+        "25",
+        "--batch-tokens",
+        "100",
+        "--dropout",
+        "0.3",
+    ]
+    whole = cli(*common, "-o", tmp_path / "whole")
+    assert whole.code == DONE, whole.err
+    out = tmp_path / "out"
+    with started([*MODULE, *common, "-o", str(out)], cwd=tmp_path) as run:
+        run.wait_for((out / ".state" / "epoch.safetensors").is_file)
+        run.process.send_signal(signal.SIGINT)
+        run.wait()
+    assert run.code == INCOMPLETE, run.err
+    assert "run the same command again to go on, or with --finish" in run.err
+    assert not (out / "metrics.json").exists()
+    ran = cli(*common, "-o", out, "--seed", "7")
+    assert (ran.code, "--seed 0, and now it is 7" in ran.err) == (USAGE, True)
+    copy.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
+    ran = cli(*common, "-o", out)
+    assert (ran.code, "another content of --data" in ran.err) == (USAGE, True)
+    copy.write_text(table.read_text())
+    ran = cli(*common, "-o", out)
+    assert ran.code == DONE, ran.err
+    assert "goes on after epoch" in ran.err
+    assert ran.out == whole.out
+    assert (out / "kind.safetensors").read_bytes() == (tmp_path / "whole" / "kind.safetensors").read_bytes()
+    assert not (out / ".state").exists()
+
+
+def test_finishing_early(cli: Cli, narrow: Path, table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    common = [
+        "finetune",
+        "--task",
+        "sequence",
+        "--data",
+        str(table),
+        "--labels",
+        "kind",
+        "--model",
+        str(narrow),
+        "--epochs",
+        "5000",
+        "--patience",
+        "5000",
+        "-o",
+        str(out),
+    ]
+    with started([*MODULE, *common], cwd=tmp_path) as run:
+        run.wait_for((out / ".state" / "epoch.safetensors").is_file)
+        run.process.send_signal(signal.SIGTERM)
+        run.wait()
+    assert run.code == INCOMPLETE, run.err
+    ran = cli(*common, "--finish")
+    assert ran.code == DONE, ran.err
+    found = json.loads((out / "metrics.json").read_text())
+    assert 1 <= found["best_epoch"] <= found["epochs"] < 5000

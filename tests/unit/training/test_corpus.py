@@ -1,0 +1,154 @@
+"""From an atlas with annotations to what training reads: parts, weights, families."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from index.annotations import annotate
+from index.sql import query
+from index.store import Store
+from model.alphabet import Alphabet
+from raypipe.errors import InputError, UsageError
+from raypipe.ingest import ingest
+from raypipe.splits import part_of
+from raypipe.training.corpus import LEFT_OUT, TRAIN, UNKNOWN, VALID, Corpus, make_corpus, open_corpus, read_about
+from raypipe.training.settings import PretrainSettings
+from tests.pretraining import write_run_inputs
+
+FAMILIES: dict[str, Any] = {"family_column": "family", "clan_column": "clan"}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """12 families of 6, two of them of one clan, 40 others, one with an N; two of these repeat another."""
+    folder = tmp_path_factory.mktemp("corpus")
+    write_run_inputs(folder)
+    with (folder / "in.fa").open("a") as fasta:
+        fasta.write(">odd\nACGNNACGU\n")
+    (folder / "clusters.tsv").write_text(
+        "id\tcluster\n" + "".join(f"r{number}\tc{number // 10}\n" for number in range(40))
+    )
+    store = Store.open_or_create(folder / "atlas")
+    with store.lock():
+        ingest(store, str(folder / "in.fa"))
+        annotate(store, {"families": folder / "families.tsv", "clusters": folder / "clusters.tsv"})
+    return store
+
+
+def made(store: Store, tmp_path: Path, **settings: Any) -> Corpus:
+    return make_corpus(tmp_path / "corpus", store, PretrainSettings(**settings), Alphabet())
+
+
+def column(store: Store, name: str) -> np.ndarray:
+    """An annotation of every sequence by its seq_id, "" where there is none."""
+    found = query(store, f"SELECT seq_id, {name} FROM families")
+    values = np.full(store.num_sequences, "", dtype=object)
+    for row, value in zip(found["seq_id"].to_pylist(), found[name].to_pylist(), strict=True):
+        values[row] = value or ""
+    return values
+
+
+def test_it_holds_every_sequence(store: Store, tmp_path: Path) -> None:
+    corpus = made(store, tmp_path, valid_share=0)
+    texts = query(store, "SELECT sequence FROM sequences ORDER BY seq_id")["sequence"].to_pylist()
+    letters = np.array(Alphabet().tokens)
+    assert ["".join(letters[corpus[row]]) for row in range(len(corpus))] == texts
+    assert (corpus.part == TRAIN).all()
+    assert (corpus.weight == 1).all()
+    assert (corpus.family == UNKNOWN).all()
+    about = read_about(tmp_path / "corpus")
+    assert about["trained_on"] == about["sequences"] == len(texts) == 111
+    assert about["nucleotides"] == sum(map(len, texts))
+    assert about["sources"][0]["name"] == "in.fa"
+    assert about["sources"][0]["sha256"] == store.sources[0].sha256
+
+
+def test_by_default_sequences_are_split_by_their_digest(store: Store, tmp_path: Path) -> None:
+    corpus = made(store, tmp_path, valid_share=0.2)
+    digests = query(store, "SELECT md5 FROM sequences ORDER BY seq_id")["md5"].to_pylist()
+    assert [part == VALID for part in corpus.part] == [part_of(text, {"valid": 0.2}) == "valid" for text in digests]
+    assert 10 < (corpus.part == VALID).sum() < 40
+
+
+def test_clusters_are_kept_together(store: Store, tmp_path: Path) -> None:
+    corpus = made(store, tmp_path, valid_share=0.5, valid_column="cluster")
+    found = query(store, "SELECT seq_id, cluster FROM clusters")
+    for row, cluster in zip(found["seq_id"].to_pylist(), found["cluster"].to_pylist(), strict=True):
+        assert (corpus.part[row] == VALID) == (part_of(cluster, {"valid": 0.5}) == "valid")
+    assert {part_of(f"c{number}", {"valid": 0.5}) for number in range(4)} == {"train", "valid"}
+
+
+def test_families_of_the_test_split_are_left_out_with_their_clan(store: Store, tmp_path: Path) -> None:
+    corpus = made(store, tmp_path, valid_share=0, hold_out_families=True, **FAMILIES)
+    families, clans = column(store, "family"), column(store, "clan")
+    expected = {"train": TRAIN, "valid": VALID, "test": LEFT_OUT}
+    for row, family in enumerate(families):
+        assert corpus.part[row] == (expected[part_of(clans[row] or family)] if family else TRAIN)
+    # RF00011 is of the test split, see tests/unit/test_splits.py.
+    assert (corpus.part[families == "RF00011"] == LEFT_OUT).all()
+    assert len(set(corpus.group[clans == "CL1"])) == 1
+    assert len(set(corpus.family[clans == "CL1"])) == 2
+    assert len(set(corpus.group[corpus.group != UNKNOWN])) == 11
+
+
+def test_types_are_weighted_and_families_capped(store: Store, tmp_path: Path) -> None:
+    settings = {"type_column": "rna_type", "type_weights": {"rRNA": 0.25, "other": 3.0}, "valid_share": 0.1}
+    corpus = made(store, tmp_path, family_cap=3, **settings, **FAMILIES)
+    types, families = column(store, "rna_type"), column(store, "family")
+    for row, kind in enumerate(types):
+        weight = {"rRNA": 0.25, "other": 3.0}.get(kind, 1.0)
+        if families[row] and corpus.part[row] == TRAIN:
+            size = ((families == families[row]) & (corpus.part == TRAIN)).sum()
+            weight = min(weight, 3 / size)
+        assert corpus.weight[row] == pytest.approx(weight)
+
+
+def test_longer_ones_are_left_out(store: Store, tmp_path: Path) -> None:
+    corpus = made(store, tmp_path, valid_share=0, max_length=30)
+    assert np.array_equal(corpus.part == LEFT_OUT, corpus.lengths > 30)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"type_column": "nothing"},
+            "type_column: 'nothing' is no annotation column; there are: clusters.cluster, fam",
+        ),
+        ({"family_column": "clusters.family"}, "family_column: 'clusters.family' is no annotation column"),
+        (
+            {"type_column": "rna_type", "type_weights": {"rrna": 0.1}},
+            "type_weights: no sequence is of type rrna; there are: other, rRNA, tRNA",
+        ),
+    ],
+)
+def test_columns_that_are_not_there(store: Store, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        made(store, tmp_path, **settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_left_to_train_on(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no sequence is left to train on; see max_length"):
+        made(store, tmp_path, max_length=5)
+    with pytest.raises(InputError, match="no sequence is left to train on"):
+        made(store, tmp_path, valid_share=0.9999)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_corpus_is_named(store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    made(store, tmp_path)
+    ids = (folder / "ids.u8").read_bytes()
+    (folder / "ids.u8").write_bytes(ids[:-5])
+    with pytest.raises(InputError, match=rf"{folder}: the corpus of this run is damaged \(ids.u8 holds "):
+        open_corpus(folder)
+    (folder / "ids.u8").write_bytes(ids)
+    open_corpus(folder)
+    (folder / "columns.npz").write_bytes((folder / "columns.npz").read_bytes()[:200])
+    with pytest.raises(InputError, match="the corpus of this run is damaged"):
+        open_corpus(folder)
