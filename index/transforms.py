@@ -30,9 +30,9 @@ FORMAT = 1
 SEED = 20_261_122
 NAMES = ("auto", "none", "center", "whiten", "pca")
 # Measured on vectors of three kinds (D 192, 256, 1024) over Rfam seeds, each store whitened by its own rows, hits of a
-# query's own cluster left out: from some 50 rows on whitening finds more families than raw cosines do, or as many where
-# the axes were even before; below 25 it may find fewer. D does not matter, since shrinkage stands in for missing rows.
-# Centring alone was hardly ever better than nothing, so auto does not take it.
+# query's own cluster left out: from some 50 rows on whitening finds more families than raw cosines do, or nearly as
+# many where the axes were even before; below 25 it may find fewer. D does not matter, since shrinkage stands in for
+# missing rows. Centring alone was hardly ever better than nothing, so auto does not take it.
 ROWS_TO_WHITEN = 50
 # Below these vectors of length 1 differ by rounding only: in all their variance, and one from the mean (squared).
 NO_SPREAD, NO_DISTANCE = 1e-10, 1e-14

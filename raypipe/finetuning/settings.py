@@ -122,7 +122,7 @@ class FinetuneSettings(BaseModel):
     whiten: Annotated[bool | None, Parameter(negative="--no-whiten"), HEAD] = Field(
         default=None,
         description="Whiten what the head reads while it learns; the finished head has it in its weights. By default "
-        "for sequence and token.",
+        "with a frozen trunk, for sequence and token.",
     )
     start: Annotated[Path | None, HEAD] = Field(
         default=None,
@@ -200,7 +200,7 @@ class FinetuneSettings(BaseModel):
     @property
     def whitened(self) -> bool:
         """Whether the head shall learn on whitened states, where it can."""
-        return not self.pairs if self.whiten is None else self.whiten
+        return self.method == "frozen" and not self.pairs if self.whiten is None else self.whiten
 
     @property
     def trunk_rate(self) -> float:

@@ -5,7 +5,8 @@ learns along these alone for a long time. Whitened states (mean 0, covariance 1)
 of 13 classes on an untrained trunk came from a macro F1 of 0.19 to 0.62 by this in the same 20 epochs. As it is an
 affine map before a linear one, the finished head needs nothing but its own weights.
 
-A structure head learns slower by it (F1 0.41 for 0.54 after two epochs on the same trunk): what it compares of two
+It is for a trunk that stays as it is: what hardly varies is blown up, and with it every small change of a trunk that
+is trained. And a structure head learns slower by it (F1 0.41 for 0.54 after two epochs on the same trunk): what it compares of two
 nucleotides are the letters, which vary most.
 
 Legend: D hidden size, K outputs of the first linear map.
