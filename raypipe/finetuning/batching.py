@@ -6,32 +6,22 @@ import math
 
 import numpy as np
 
-_POOL = 50
-"""Batches whose examples are sorted by length together: enough for equal lengths to meet, few enough to stay random."""
-
 
 def epoch_batches(
-    places: np.ndarray, lengths: np.ndarray, batch_tokens: int, *, seed: int, epoch: int, by_length: bool = True
+    places: np.ndarray, lengths: np.ndarray, batch_tokens: int, *, seed: int, epoch: int
 ) -> list[list[int]]:
     """The batches of an epoch, in random order.
+
+    They are not sorted by length, although attention over packed sequences would run faster: classes and families have
+    lengths of their own, and batches of one class each teach little.
 
     Args:
         places: of the examples.
         lengths: nucleotides of all examples, by place.
         batch_tokens: tokens of a batch at most, special tokens counted; one example at least.
         seed, epoch: of the order.
-        by_length: put examples of like length side by side, which attention over packed sequences runs faster on.
     """
-    random = np.random.default_rng([seed, epoch])
-    order = random.permutation(places)
-    if not by_length:
-        return _cut(order, lengths, batch_tokens)
-    batches: list[list[int]] = []
-    for pool in _cut(order, lengths, batch_tokens * _POOL):
-        # Stable, so that examples of one length stay in random order.
-        pool_ = np.asarray(pool)[np.argsort(lengths[pool], kind="stable")]
-        batches += _cut(pool_, lengths, batch_tokens)
-    return [batches[k] for k in random.permutation(len(batches))]
+    return _cut(np.random.default_rng([seed, epoch]).permutation(places), lengths, batch_tokens)
 
 
 def plain_batches(places: np.ndarray, lengths: np.ndarray, batch_tokens: int) -> list[list[int]]:

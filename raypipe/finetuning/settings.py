@@ -119,10 +119,9 @@ class FinetuneSettings(BaseModel):
         default=None,
         description="Probability above which the answer is yes, or auto: the best on valid (the default for pairs).",
     )
-    whiten: Annotated[bool | None, Parameter(negative="--no-whiten"), HEAD] = Field(
-        default=None,
-        description="Whiten what the head reads while it learns; the finished head has it in its weights. By default "
-        "with a frozen trunk, for sequence and token.",
+    whiten: Annotated[bool, Parameter(negative="--no-whiten"), HEAD] = Field(
+        default=True,
+        description="Whiten what the head reads while it learns; the finished head has it in its weights.",
     )
     start: Annotated[Path | None, HEAD] = Field(
         default=None,
@@ -196,11 +195,6 @@ class FinetuneSettings(BaseModel):
     def pairs(self) -> bool:
         """Whether labels are pairs of nucleotides."""
         return self.task in PAIR_TASKS
-
-    @property
-    def whitened(self) -> bool:
-        """Whether the head shall learn on whitened states, where it can."""
-        return self.method == "frozen" and not self.pairs if self.whiten is None else self.whiten
 
     @property
     def trunk_rate(self) -> float:

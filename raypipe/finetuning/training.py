@@ -167,11 +167,7 @@ def _broken(course: Course, where: str, what: str, batch: Batch) -> str:
 
 def _batches(course: Course, epoch: int) -> list[list[int]]:
     settings = course.settings
-    # A frozen trunk is not run, and rows of vectors have no lengths.
-    by_length = settings.method != "frozen" or settings.task != "sequence"
-    return epoch_batches(
-        course.places, course.lengths, settings.tokens, seed=settings.seed, epoch=epoch, by_length=by_length
-    )
+    return epoch_batches(course.places, course.lengths, settings.tokens, seed=settings.seed, epoch=epoch)
 
 
 def _optimizer(course: Course) -> torch.optim.AdamW:

@@ -1,13 +1,15 @@
 """What a head reads, whitened while it learns and folded into its first linear map at the end.
 
 The dimensions of a language model's states are strongly correlated, and a few of them vary most: gradient descent then
-learns along these alone for a long time. Whitened states (mean 0, covariance 1) have no such directions. A linear head
-of 13 classes on an untrained trunk came from a macro F1 of 0.19 to 0.62 by this in the same 20 epochs. As it is an
-affine map before a linear one, the finished head needs nothing but its own weights.
+learns along these alone for a long time. Whitened states (mean 0, covariance 1) have no such directions. As it is an
+affine map before a linear one, the finished head needs nothing but its own weights. Measured on an untrained trunk:
 
-It is for a trunk that stays as it is: what hardly varies is blown up, and with it every small change of a trunk that
-is trained. And a structure head learns slower by it (F1 0.41 for 0.54 after two epochs on the same trunk): what it compares of two
-nucleotides are the letters, which vary most.
+- 13 classes of ncRNA, frozen trunk, linear head, 20 epochs: macro F1 0.19 on states as they are, 0.38 whitened mildly,
+  0.60 wholly.
+- Structures of 540 sequences, 2 epochs: F1 0.54 as they are, 0.58 whitened mildly, 0.41 wholly (what a pair is known by
+  are its letters, which vary most).
+- A trunk that is trained does not bear the whole of it: what hardly varies is blown up, and with it every small change
+  of the trunk.
 
 Legend: D hidden size, K outputs of the first linear map.
 """
@@ -26,8 +28,8 @@ from raypipe.finetuning.feeds import Feed, Food
 
 ROWS_PER_DIMENSION = 100
 """Rows that the covariance is taken from, at most, for each of its dimensions."""
-_FLOOR = 1e-5
-"""Of the mean variance: added to all, so that what hardly varies is not blown up to noise."""
+WHOLLY, MILDLY = 1e-5, 0.1
+"""Shares of the mean variance that are added to all, so that what hardly varies is not blown up."""
 _NOTHING = 1e-9
 """Of the mean variance: directions below it do not vary in training, and what they hold elsewhere is left out."""
 
@@ -45,8 +47,13 @@ class Whitening:
     matrix: Tensor
 
     @classmethod
-    def of(cls, foods: Iterable[Food]) -> Whitening:
-        """Of what a head reads in training, as many batches of it as are needed."""
+    def of(cls, foods: Iterable[Food], floor: float = WHOLLY) -> Whitening:
+        """Of what a head reads in training.
+
+        Args:
+            foods: batches of it; as many are taken as are needed.
+            floor: `WHOLLY` or `MILDLY`.
+        """
         count, total, outer = 0, None, None
         for food in foods:
             parts = [food] if isinstance(food, Tensor) else [states for one in food for _, states in one]
@@ -61,7 +68,7 @@ class Whitening:
         mean = total / count
         variance, directions = torch.linalg.eigh(outer / count - torch.outer(mean, mean))
         usual = variance.clamp(min=0).mean().clamp(min=1e-30)
-        scale = torch.where(variance > _NOTHING * usual, (variance + _FLOOR * usual).clamp(min=1e-30).rsqrt(), 0.0)
+        scale = torch.where(variance > _NOTHING * usual, (variance + floor * usual).clamp(min=1e-30).rsqrt(), 0.0)
         return cls(mean.float(), (directions * scale).float())
 
     def to(self, device: torch.device) -> Whitening:

@@ -26,7 +26,7 @@ from raypipe.finetuning.scoring import measure_learner
 from raypipe.finetuning.settings import head_config
 from raypipe.finetuning.state import Standing
 from raypipe.finetuning.training import Course, train, trained_weights
-from raypipe.finetuning.whitening import WhitenedFeed, Whitening, can_be_whitened
+from raypipe.finetuning.whitening import MILDLY, WHOLLY, WhitenedFeed, Whitening, can_be_whitened
 
 if TYPE_CHECKING:
     from raypipe.finetuning.job import Task
@@ -148,18 +148,13 @@ class Workshop:
         """Of the trunk as it is at first; a head that is there already was made for plain states."""
         task = self._task
         train = task.examples.part("train")
-        if not task.settings.whitened or task.start is not None or not len(train):
-            return None
-        if not can_be_whitened(self.head):
-            if task.settings.whiten:
-                raise UsageError("--whiten: a contact head multiplies states and has no linear map; add --transform")
-            return None
         settings = task.settings
-        batches = epoch_batches(
-            train, task.examples.lengths, settings.tokens, seed=settings.seed, epoch=0, by_length=False
-        )
+        if not settings.whiten or task.start is not None or not len(train) or not can_be_whitened(self.head):
+            return None
+        batches = epoch_batches(train, task.examples.lengths, settings.tokens, seed=settings.seed, epoch=0)
         with torch.no_grad():
-            return Whitening.of(map(feed, batches)).to(self.model.device)
+            floor = WHOLLY if settings.method == "frozen" and not settings.pairs else MILDLY
+            return Whitening.of(map(feed, batches), floor).to(self.model.device)
 
     def _make_scale(self) -> Scale | None:
         task = self._task

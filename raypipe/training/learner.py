@@ -22,16 +22,15 @@ class Learner(nn.Module):
 
     Args:
         encoder: with a masked-LM head where the masked LM is learned.
-        nucleotides: (4,) ids of A, C, G and U, over which accuracy counts.
+        nucleotides: (4,) ids of A, C, G and U, over which accuracy counts, on the encoder's device.
         settings: weights of the losses, temperature, precision.
     """
-
-    nucleotides: Tensor
 
     def __init__(self, encoder: AidoRna, nucleotides: Tensor, settings: PretrainSettings) -> None:
         super().__init__()
         self.encoder = encoder
-        self.register_buffer("nucleotides", nucleotides, persistent=False)
+        # No buffer: data parallel training would send it around in every pass.
+        self._nucleotides = nucleotides
         self._settings = settings
 
     def forward(self, batch: Packed) -> tuple[Tensor, dict[str, Tensor]]:
@@ -42,7 +41,7 @@ class Learner(nn.Module):
             in nats) and `right` over `asked` tokens; `contrastive` and `nearest` over `views` batches.
         """
         told = self._settings
-        device = self.nucleotides.device
+        device = self._nucleotides.device
         layout = batch.layout(device)
         sums: dict[str, Tensor] = {}
         losses: list[Tensor] = []
@@ -70,7 +69,7 @@ class Learner(nn.Module):
             return logits.sum()
         loss = F.cross_entropy(logits, labels)
         with torch.no_grad():
-            guess = self.nucleotides[logits[:, self.nucleotides].argmax(1)]
+            guess = self._nucleotides[logits[:, self._nucleotides].argmax(1)]
             sums["mlm"] = loss.detach() * len(labels)
             sums["right"] = (guess == labels).sum().float()
             sums["asked"] = torch.tensor(float(len(labels)), device=hidden.device)

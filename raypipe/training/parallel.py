@@ -63,7 +63,7 @@ class DataParallel(Team):
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
 
     def wrap(self, learner: nn.Module) -> nn.Module:
-        return DistributedDataParallel(learner, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(learner, gradient_as_bucket_view=True)
 
     def gradients(self, learner: nn.Module, *, together: bool) -> AbstractContextManager[Any]:
         assert isinstance(learner, DistributedDataParallel)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +77,19 @@ def _write(folder: Path, step: int, tensors: dict[str, Tensor], about: Mapping[s
         for old in states(folder)[:-KEPT]:
             old.unlink()
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        _remove(draft)
         raise disk_error(folder, error) from error
     except SafetensorError as error:
-        draft.unlink(missing_ok=True)
+        _remove(draft)
         raise RaypipeError(
             f"{folder}: the state of step {step} cannot be written ({error}); make room there, and run the same "
             f"command again: it goes on from the last state"
         ) from error
+
+
+def _remove(draft: Path) -> None:
+    with suppress(OSError):
+        draft.unlink()
 
 
 def load_state(
