@@ -19,7 +19,7 @@ from raypipe.errors import RaypipeError, UsageError
 
 # More than the largest family of Rfam's seeds: hits that do not count must not push out those that do.
 MOST_HITS = 10_000
-SAY_EVERY_S = 10.0
+SAY_EVERY_S = 30.0
 _BLOCK_BYTES = 8 << 20
 _TO_DNA = str.maketrans("U", "T")
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.structure_head import StructureHead
 from raypipe.finetuning.examples import Examples
 from raypipe.finetuning.feeds import Feed, Parts
 from raypipe.finetuning.losses import Loss, Scale
@@ -180,6 +181,18 @@ class PairLearner:
             logits[i, j].float(), wanted[i, j], pos_weight=weight, reduction="sum"
         )
         return total / max(length, 1)
+
+
+def set_prior(head: nn.Module, examples: Examples) -> None:
+    """Have a fresh pair head begin with the share of the pairs that are there, so that it need not learn that first."""
+    last = head.prediction if isinstance(head, StructureHead) else head.decoder
+    assert isinstance(last, nn.Conv2d | nn.Linear)
+    train = examples.part("train")
+    lengths = examples.lengths[train]
+    there = sum(len(examples.labels[place]) for place in train.tolist())
+    share = (there + 1) / (float((lengths * (lengths - 1) / 2).sum()) + 2)
+    if last.bias is not None:
+        nn.init.constant_(last.bias, float(np.log(share / (1 - share))))
 
 
 def _joined(rows: Tensor, food: list[Parts]) -> Tensor:

@@ -145,7 +145,7 @@ class FinetuneSettings(BaseModel):
         default=0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises."
     )
     batch_tokens: Annotated[int | None, TRAINING] = Field(
-        default=None, ge=1, description="Tokens of one forward pass. By default 4096, and 512 for pairs."
+        default=None, ge=1, description="Tokens of one forward pass. By default 4096, and 256 for pairs."
     )
     accumulate: Annotated[int, TRAINING] = Field(default=1, ge=1, description="Forward passes of one step.")
     clip: Annotated[float, TRAINING] = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
@@ -206,7 +206,7 @@ class FinetuneSettings(BaseModel):
     @property
     def tokens(self) -> int:
         """Tokens of a batch."""
-        return self.batch_tokens or (512 if self.pairs else 4096)
+        return self.batch_tokens or (256 if self.pairs else 4096)
 
     def longest(self, context: int) -> int | None:
         """Nucleotides of the longest sequence that is used; None: any."""

@@ -20,7 +20,7 @@ from raypipe.errors import RaypipeError, UsageError
 from raypipe.finetuning.batching import epoch_batches
 from raypipe.finetuning.cache import CachedFeed, cached_bytes, fits
 from raypipe.finetuning.feeds import Feed, FrozenFeed, TrainedFeed
-from raypipe.finetuning.learners import Learner, PairLearner, RowLearner
+from raypipe.finetuning.learners import Learner, PairLearner, RowLearner, set_prior
 from raypipe.finetuning.losses import Loss, Scale, class_weights
 from raypipe.finetuning.scoring import measure_learner
 from raypipe.finetuning.settings import head_config
@@ -170,6 +170,8 @@ class Workshop:
     def _make_learner(self, feed: Feed) -> Learner:
         task, examples = self._task, self._task.examples
         if task.settings.pairs:
+            if task.start is None and len(examples.part("train")):
+                set_prior(self.head, examples)
             return PairLearner(self.head, feed, examples, task.settings.positive_weight)
         labels = [examples.labels[place] for place in examples.part("train")]
         weights = class_weights(examples.space, labels, task.settings.class_weights)

@@ -129,7 +129,7 @@ def test_longer_ones_are_left_out(store: Store, tmp_path: Path) -> None:
 def test_columns_that_are_not_there(store: Store, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         made(store, tmp_path, **settings)
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_nothing_left_to_train_on(store: Store, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_nothing_left_to_train_on(store: Store, tmp_path: Path) -> None:
         made(store, tmp_path, max_length=5)
     with pytest.raises(InputError, match="no sequence is left to train on"):
         made(store, tmp_path, valid_share=0.9999)
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_damaged_corpus_is_named(store: Store, tmp_path: Path) -> None:
