@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,13 +47,11 @@ class CachedFeed:
         self._ends = np.cumsum(rows)
         shape = (int(self._ends[-1]), feed.model.config.hidden_size)
         about = {"rows": shape[0], "width": shape[1], "dtype": str(_dtype(feed.head.kind))}
-        path, ready = folder / FILE, folder / READY
-        if not (ready.is_file() and path.is_file() and json.loads(ready.read_text()) == about):
-            try:
-                self._fill(feed, path, shape, say)
-                write_json(ready, about, folder)
-            except OSError as error:
-                raise disk_error(folder, error) from error
+        try:
+            self._fill(feed, folder, about, say)
+        except OSError as error:
+            raise disk_error(folder, error) from error
+        path = folder / FILE
         self._rows = np.memmap(path, _dtype(feed.head.kind), "r", shape=shape)
 
     def __call__(self, batch: Sequence[int]) -> Food:
@@ -71,13 +70,20 @@ class CachedFeed:
         begin = self._ends[window] - self._windows.length[window]
         return torch.from_numpy(np.array(self._rows[begin : self._ends[window]])).to(self._device).float()
 
-    def _fill(self, feed: FrozenFeed, path: Path, shape: tuple[int, int], say: Callable[[str], None]) -> None:
-        file = np.memmap(path, _dtype(feed.head.kind), "w+", shape=shape)
+    def _fill(self, feed: FrozenFeed, folder: Path, about: dict[str, Any], say: Callable[[str], None]) -> None:
+        """Compute what is not there yet; how far it is stands in a file of its own, written after the rows."""
+        path, ready = folder / FILE, folder / READY
         lengths = np.array([len(text) for text in feed.sequences])
-        begin, said, done = 0, time.monotonic(), 0
+        begin = 0
+        if ready.is_file() and path.is_file():
+            before = json.loads(ready.read_text())
+            begin = before.pop("sequences") if before.pop("of") == len(lengths) and before == about else 0
+        if begin == len(lengths):
+            return
+        file = np.memmap(path, about["dtype"], "r+" if begin else "w+", shape=(about["rows"], about["width"]))
+        before = time.monotonic()
         while begin < len(lengths):
-            reach = int(np.searchsorted(np.cumsum(lengths[begin:]), _CHUNK_TOKENS, side="right"))
-            end = begin + max(1, reach)
+            end = begin + max(1, int(np.searchsorted(np.cumsum(lengths[begin:]), _CHUNK_TOKENS, side="right")))
             found = feed(range(begin, end))
             if isinstance(found, torch.Tensor):
                 rows = found.cpu().numpy()
@@ -88,13 +94,18 @@ class CachedFeed:
                     f"what the trunk gives for one of {end - begin} sequences does not fit {file.dtype}; compute it "
                     "each time with --cache-gib 0"
                 )
-            file[done : done + len(rows)] = rows
-            done += len(rows)
+            stop = self._last(end)
+            file[stop - len(rows) : stop] = rows
             begin = end
-            if time.monotonic() - said >= _LINE_EVERY_S:
-                said = time.monotonic()
+            if begin == len(lengths) or time.monotonic() - before >= _LINE_EVERY_S:
+                before = time.monotonic()
+                file.flush()
+                write_json(ready, {**about, "sequences": begin, "of": len(lengths)}, folder)
                 say(f"frozen trunk: {begin:,} of {len(lengths):,} sequences read")
-        file.flush()
+
+    def _last(self, sequences: int) -> int:
+        """Rows of the first so many sequences."""
+        return int(self._ends[sequences - 1 if self._vectors else self._stops[sequences - 1] - 1])
 
 
 def cached_bytes(kind: str, lengths: np.ndarray, context: int, width: int) -> int:

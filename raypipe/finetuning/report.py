@@ -32,7 +32,8 @@ class Report:
         model = self.root / "model" if self.metrics["method"] != "frozen" else None
         named = shlex.quote(str(model)) if model else shlex.quote(self.metrics["model"])
         head = f"{self.metrics['name']}.safetensors"
-        return f"raypipe predict FILE --model {named} --heads {shlex.quote(str(self.root / head))}"
+        dtype = f" --dtype {self.metrics['dtype']}" if self.metrics["dtype"] else ""
+        return f"raypipe predict FILE --model {named} --heads {shlex.quote(str(self.root / head))}{dtype}"
 
     def table(self) -> str:
         """Parts and their figures, a guess that looks at no sequence below each."""

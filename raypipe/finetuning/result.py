@@ -142,6 +142,7 @@ def _metrics(task: Task, workshop: Workshop, standing: Standing, parts: dict[str
         "model": task.checkpoint.asked,
         "model_fingerprint": task.checkpoint.fingerprint,
         "method": task.settings.method,
+        "dtype": task.settings.dtype,
         "trained_parameters": workshop.num_parameters,
         "threshold": workshop.config.threshold,
         "metric": task.metric,

@@ -216,6 +216,7 @@ def _encoded(candidates: list[_Candidate], space: Space, rejects: Rejects, *, kn
             reason = f"{shown(unknown)}: no such class in what is trained on"
             rejects.left_out(one.row, "of classes that train has not", reason)
             continue
+        rejects.kinds["with some labels that train has not"] += bool(unknown)
         rows.append(one)
         labels.append(encoded)
     return Examples(

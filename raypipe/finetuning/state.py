@@ -58,6 +58,8 @@ def save(folder: Path, standing: Standing, now: Weights, optimizer: torch.optim.
     for number, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{key}": value for key, value in moments.items()}
     tensors["random"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random_cuda"] = torch.cuda.get_rng_state()
     about = {name: getattr(standing, name) for name in ("epoch", "history", "best_epoch", "best_value", "seconds")}
     flat = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     with atomic(folder / FILE, folder) as temporary:
@@ -91,6 +93,8 @@ def load(folder: Path, now: Weights, optimizer: torch.optim.Optimizer) -> Standi
                 moments.setdefault(int(number), {})[key] = value
         optimizer.load_state_dict({**state, "state": moments})
         torch.set_rng_state(tensors["random"])
+        if torch.cuda.is_available() and "random_cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random_cuda"])
         best = {name.removeprefix("best."): value for name, value in tensors.items() if name.startswith("best.")}
         return Standing(best=best, **about)
     except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError, OSError) as error:

@@ -16,6 +16,9 @@ from model.packing import Layout
 from raypipe.training.batches import Packed
 from raypipe.training.settings import PretrainSettings
 
+Found = dict[str, Tensor | float]
+"""Sums by name; tensors where a number would have to be waited for."""
+
 
 class Learner(nn.Module):
     """Losses of an encoder.
@@ -33,7 +36,7 @@ class Learner(nn.Module):
         self._nucleotides = nucleotides
         self._settings = settings
 
-    def forward(self, batch: Packed) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: Packed) -> tuple[Tensor, Found]:
         """The loss of one batch.
 
         Returns:
@@ -43,7 +46,7 @@ class Learner(nn.Module):
         told = self._settings
         device = self._nucleotides.device
         layout = batch.layout(device)
-        sums: dict[str, Tensor] = {}
+        sums: Found = {}
         losses: list[Tensor] = []
         with torch.autocast(device.type, torch.bfloat16, enabled=told.precision == "bfloat16"):
             plain = device.type == "cpu" and not (self.training and self.encoder.attention_dropout)
@@ -58,7 +61,7 @@ class Learner(nn.Module):
                 losses.append(told.contrastive_weight * self._contrastive(hidden, batch, layout, sums))
         return torch.stack(losses).sum(), sums
 
-    def _masked_lm(self, hidden: Tensor, batch: Packed, sums: dict[str, Tensor]) -> Tensor:
+    def _masked_lm(self, hidden: Tensor, batch: Packed, sums: Found) -> Tensor:
         """Mean cross entropy over the vocabulary at the asked places; 0 where none is asked for."""
         places = torch.from_numpy(batch.asked).to(hidden.device)
         labels = torch.from_numpy(batch.labels).to(hidden.device)
@@ -72,10 +75,10 @@ class Learner(nn.Module):
             guess = self._nucleotides[logits[:, self._nucleotides].argmax(1)]
             sums["mlm"] = loss.detach() * len(labels)
             sums["right"] = (guess == labels).sum().float()
-            sums["asked"] = torch.tensor(float(len(labels)), device=hidden.device)
+            sums["asked"] = float(len(labels))
         return loss
 
-    def _contrastive(self, hidden: Tensor, batch: Packed, layout: Layout, sums: dict[str, Tensor]) -> Tensor:
+    def _contrastive(self, hidden: Tensor, batch: Packed, layout: Layout, sums: Found) -> Tensor:
         family = torch.from_numpy(batch.family).to(hidden.device)
         group = torch.from_numpy(batch.group).to(hidden.device)
         told = self._settings
@@ -85,7 +88,7 @@ class Learner(nn.Module):
             loss = relation_loss(vectors, family, group, temperature=told.temperature, group_weight=told.clan_weight)
         sums["contrastive"] = loss.detach()
         sums["nearest"] = nearest_share(vectors.detach(), family)
-        sums["views"] = torch.ones((), device=hidden.device)
+        sums["views"] = 1.0
         return loss
 
 

@@ -100,12 +100,15 @@ class Sharded(DataParallel):
     """
 
     def wrap(self, learner: nn.Module) -> nn.Module:
+        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
+        # Not left to torch, which would take GPUs that are there although the run is told to do without.
+        mesh = init_device_mesh(next(learner.parameters()).device.type, (self.world,))
         for module in learner.modules():
             if isinstance(module, Block):
-                fully_shard(module)
-        fully_shard(learner)
+                fully_shard(module, mesh=mesh)
+        fully_shard(learner, mesh=mesh)
         return learner
 
     def gradients(self, learner: nn.Module, *, together: bool) -> AbstractContextManager[Any]:

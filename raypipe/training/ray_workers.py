@@ -115,6 +115,9 @@ def _worker(config: dict[str, Any]) -> None:
         # An error of ours comes again however often Ray Train starts us.
         return
     device = get_device() if config["gpus"] else torch.device("cpu")
+    if device.type == "cuda":
+        # Where NCCL exchanges what is no tensor of ours.
+        torch.cuda.set_device(device)
     team = joined(shard_weights=job.settings.shard_weights)
     feed = None if job.settings.feed == "inline" else partial(streamed, Source(job, team.rank, team.world))
     try:

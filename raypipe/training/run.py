@@ -47,7 +47,7 @@ def pretrain(
     tell = progress or Progress()
     check_curve()
     start = find_start(settings)
-    resolved = settings.resolved(start.shape) | {FROM_INPUTS: list(inputs), "annotations": list(annotations)}
+    resolved = settings.resolved(start.settled) | {FROM_INPUTS: list(inputs), "annotations": list(annotations)}
     if start.checkpoint is not None:
         resolved |= {"model": start.checkpoint.asked, "model_fingerprint": start.checkpoint.fingerprint}
     folder.check(resolved)

@@ -18,6 +18,9 @@ Precision = Literal["bfloat16", "float32"]
 Feeding = Literal["inline", "ray"]
 
 SHAPES = ("num_layers", "hidden_size", "num_heads", "intermediate_size")
+OF_A_NEW_MODEL = (*SHAPES, "initializer_range")
+"""What a checkpoint to go on from has settled."""
+
 # What may differ between a run and the command that goes on with it: neither weights nor losses depend on it.
 FREE = (
     "name",
@@ -99,7 +102,10 @@ class PretrainSettings(BaseModel):
     )
 
     contrastive_weight: Annotated[float, PAIRS] = Field(
-        default=0.0, ge=0, description="Weight of the contrastive loss on mean vectors; 0 leaves it out."
+        default=0.0,
+        ge=0,
+        description="Weight of the contrastive loss on mean vectors; 0 leaves it out. Every worker has views of its own "
+        "and compares these with each other only.",
     )
     temperature: Annotated[float, PAIRS] = Field(default=0.07, gt=0, description="Of its softmax.")
     clan_weight: Annotated[float, PAIRS] = Field(
@@ -186,10 +192,10 @@ class PretrainSettings(BaseModel):
             raise ValueError("type_weights must not be negative")
         return self
 
-    def resolved(self, shape: dict[str, int]) -> dict[str, Any]:
+    def resolved(self, begun_with: dict[str, Any]) -> dict[str, Any]:
         """All settings, as they stand in RUN/settings.json.
 
         Args:
-            shape: the model's, by the names of `SHAPES`: of a checkpoint to go on from it stands in that.
+            begun_with: the model's own, by the names of `OF_A_NEW_MODEL`.
         """
-        return self.model_dump(mode="json") | shape
+        return self.model_dump(mode="json") | begun_with

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from model.alphabet import STANDARD_TOKENS, Alphabet
 from model.config import AidoRnaConfig
 from model.identity import checkpoint_folder, read_alphabet
 from raypipe.checkpoints import Checkpoint, find_checkpoint, has_lm_head
 from raypipe.errors import UsageError
-from raypipe.training.settings import SHAPES, PretrainSettings
+from raypipe.training.settings import OF_A_NEW_MODEL, PretrainSettings
 
 if TYPE_CHECKING:
     from model.encoder import AidoRna
@@ -31,9 +31,9 @@ class Start:
     checkpoint: Checkpoint | None = None
 
     @property
-    def shape(self) -> dict[str, int]:
-        """By the names of the settings."""
-        return {name: getattr(self.config, name) for name in SHAPES}
+    def settled(self) -> dict[str, Any]:
+        """What the model has of the settings of a new one, by their names."""
+        return {name: getattr(self.config, name) for name in OF_A_NEW_MODEL}
 
 
 def find_start(settings: PretrainSettings) -> Start:
@@ -45,22 +45,21 @@ def find_start(settings: PretrainSettings) -> Start:
         model.errors.ModelError: it is damaged, or the shape that is asked for is none.
     """
     if settings.model is None:
-        shape = {name: getattr(settings, name) for name in SHAPES}
+        shape = {name: getattr(settings, name) for name in OF_A_NEW_MODEL}
         config = AidoRnaConfig(
             **shape,
-            initializer_range=settings.initializer_range,
             hidden_dropout=settings.hidden_dropout,
             attention_dropout=settings.attention_dropout,
         )
         return Start(config, Alphabet(STANDARD_TOKENS))
     checkpoint = find_checkpoint(settings.model)
     start = Start(checkpoint.config, read_alphabet(checkpoint_folder(checkpoint.path)), checkpoint)
-    for name in SHAPES:
+    for name, there in start.settled.items():
         asked = getattr(settings, name)
-        if name in settings.model_fields_set and asked != start.shape[name]:
+        if name in settings.model_fields_set and asked != there:
             raise UsageError(
                 f"--{name.replace('_', '-')} {asked}: {settings.model} is a checkpoint of another shape, it has "
-                f"{name} {start.shape[name]}; leave the shape out to go on with it, or --model to train a new one"
+                f"{name} {there}; leave that out to go on with it, or --model to train a new one"
             )
     return start
 

@@ -86,6 +86,7 @@ def test_classes_and_the_command_it_advises(cli: Cli, narrow: Path, classes: Pat
         "--method",
         method,
         *FAST,
+        *{"full": ["--dtype", "bfloat16"]}.get(method, []),
     )
     found = metrics(ran, out)
     assert found["labels"] == ["mixed", "purine", "pyrimidine"]

@@ -112,6 +112,46 @@ def test_a_head_learns_on_what_it_predicts_from(model: Model, tmp_path: Path, na
         assert total / taught.count(batch) == pytest.approx(wanted_loss, rel=1e-2 if kind == "cached" else 1e-4)
 
 
+@pytest.mark.parametrize("name", ["mean", "token"])
+def test_a_cache_that_was_cut_short_is_gone_on_with(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from raypipe.finetuning import cache
+
+    # A sequence at a time, and a note after each.
+    monkeypatch.setattr(cache, "_CHUNK_TOKENS", 1)
+    monkeypatch.setattr(cache, "_LINE_EVERY_S", 0.0)
+
+    class Counting(FrozenFeed):
+        left = 2
+        seen: list[int] = []
+
+        def __call__(self, batch: Any) -> Any:
+            if not self.left:
+                raise KeyboardInterrupt
+            self.left -= 1
+            self.seen = [*self.seen, *batch]
+            return super().__call__(batch)
+
+    feed = Counting(model, HEADS[name], TEXTS)
+    with pytest.raises(KeyboardInterrupt):
+        CachedFeed(feed, tmp_path, lambda line: None)
+    feed.left = 99
+    found = CachedFeed(feed, tmp_path, lambda line: None)
+    assert feed.seen == [0, 1, 2, 3]
+    CachedFeed(feed, tmp_path, lambda line: None)
+    assert feed.seen == [0, 1, 2, 3]
+    plain = FrozenFeed(model, HEADS[name], TEXTS)
+    for place in range(len(TEXTS)):
+        own, wanted = found([place]), plain([place])
+        if isinstance(own, torch.Tensor) and isinstance(wanted, torch.Tensor):
+            np.testing.assert_allclose(own, wanted, rtol=1e-5)
+        else:
+            for (start, states), (begin, exact) in zip(own[0], wanted[0], strict=True):
+                assert start == begin
+                np.testing.assert_allclose(states, exact, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", [*HEADS, *PAIRS])
 def test_gradients_are_those_of_the_loss(model: Model, name: str) -> None:
     """By a step against the gradient: the loss falls as much as the gradient says; the trunk's gradients included."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from pydantic import ValidationError
 
 from model import load
 from model.config import AidoRnaConfig
+from model.encoder import count_parameters
 from model.errors import ModelError
+from model.registry import get
 from raypipe.errors import UsageError
 from raypipe.training.settings import FREE, PretrainSettings
 from raypipe.training.start import build, find_start, fresh_head
@@ -68,7 +72,8 @@ def test_going_on_from_a_checkpoint(tmp_path: Path) -> None:
     start = find_start(settings)
     encoder = build(start, settings)
     before = load(folder)
-    assert start.shape == {"num_layers": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16}
+    shape = {"num_layers": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16}
+    assert start.settled == {**shape, "initializer_range": 0.02}
     state = before._encoder.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in encoder.state_dict().items())
     assert encoder.embedding.weight.dtype == torch.float32
@@ -86,3 +91,20 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
     ):
         find_start(PretrainSettings(model=str(folder), num_layers=2))
     assert find_start(PretrainSettings(model=str(folder), num_layers=1)).config.num_layers == 1
+
+
+@pytest.mark.parametrize("name", ["nano", "nano-gpu", "650m", "1.6b"])
+def test_shipped_recipes(root: Path, name: str) -> None:
+    """They are settings, of the shapes of the published models that they are called by."""
+    told = PretrainSettings(**yaml.safe_load((root / f"configs/pretrain-{name}.yaml").read_text()))
+    config = find_start(told).config
+    if not name.startswith("nano"):
+        published = get(f"aido.rna-{name}").config
+        assert replace(config, initializer_range=published.initializer_range) == published
+        defaults = PretrainSettings().model_dump()
+        card = ("epochs", "learning_rate", "final_learning_rate", "warmup_steps", "weight_decay", "mask_rate", "seed")
+        assert {field: getattr(told, field) for field in card} == {field: defaults[field] for field in card}
+        assert told.shard_weights
+    else:
+        assert sum(count_parameters(config)[part] for part in ("encoder", "lm_head")) < 10_000_000
+        assert told.hold_out_families
