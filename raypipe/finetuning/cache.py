@@ -76,12 +76,13 @@ class CachedFeed:
         lengths = np.array([len(text) for text in feed.sequences])
         begin = 0
         if ready.is_file() and path.is_file():
-            before = json.loads(ready.read_text())
-            begin = before.pop("sequences") if before.pop("of") == len(lengths) and before == about else 0
+            noted = json.loads(ready.read_text())
+            done = noted.pop("sequences")
+            begin = done if noted == {**about, "of": len(lengths)} else 0
         if begin == len(lengths):
             return
         file = np.memmap(path, about["dtype"], "r+" if begin else "w+", shape=(about["rows"], about["width"]))
-        before = time.monotonic()
+        said = time.monotonic()
         while begin < len(lengths):
             end = begin + max(1, int(np.searchsorted(np.cumsum(lengths[begin:]), _CHUNK_TOKENS, side="right")))
             found = feed(range(begin, end))
@@ -97,8 +98,8 @@ class CachedFeed:
             stop = self._last(end)
             file[stop - len(rows) : stop] = rows
             begin = end
-            if begin == len(lengths) or time.monotonic() - before >= _LINE_EVERY_S:
-                before = time.monotonic()
+            if begin == len(lengths) or time.monotonic() - said >= _LINE_EVERY_S:
+                said = time.monotonic()
                 file.flush()
                 write_json(ready, {**about, "sequences": begin, "of": len(lengths)}, folder)
                 say(f"frozen trunk: {begin:,} of {len(lengths):,} sequences read")

@@ -104,8 +104,8 @@ class PretrainSettings(BaseModel):
     contrastive_weight: Annotated[float, PAIRS] = Field(
         default=0.0,
         ge=0,
-        description="Weight of the contrastive loss on mean vectors; 0 leaves it out. Every worker has views of its own "
-        "and compares these with each other only.",
+        description="Weight of the contrastive loss on mean vectors; 0 leaves it out. Every worker has views of its "
+        "own, and compares these with each other only.",
     )
     temperature: Annotated[float, PAIRS] = Field(default=0.07, gt=0, description="Of its softmax.")
     clan_weight: Annotated[float, PAIRS] = Field(

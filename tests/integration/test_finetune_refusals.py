@@ -271,7 +271,8 @@ def test_stopped_and_gone_on_with(cli: Cli, narrow: Path, table: Path, tmp_path:
     # Tensors, not bytes: safetensors writes the metadata of a file in any order.
     own, other = (load_file(folder / "kind.safetensors") for folder in (out, tmp_path / "whole"))
     assert own.keys() == other.keys()
-    assert all(torch.equal(own[name], other[name]) for name in own)
+    for name in own:  # sums of several threads may differ in the last digits
+        torch.testing.assert_close(own[name], other[name], rtol=1e-3, atol=1e-4)
     assert not (out / ".state").exists()
 
 

@@ -124,13 +124,13 @@ def test_a_cache_that_was_cut_short_is_gone_on_with(
 
     class Counting(FrozenFeed):
         left = 2
-        seen: list[int] = []
+        seen: tuple[int, ...] = ()
 
         def __call__(self, batch: Any) -> Any:
             if not self.left:
                 raise KeyboardInterrupt
             self.left -= 1
-            self.seen = [*self.seen, *batch]
+            self.seen = (*self.seen, *batch)
             return super().__call__(batch)
 
     feed = Counting(model, HEADS[name], TEXTS)
@@ -138,9 +138,9 @@ def test_a_cache_that_was_cut_short_is_gone_on_with(
         CachedFeed(feed, tmp_path, lambda line: None)
     feed.left = 99
     found = CachedFeed(feed, tmp_path, lambda line: None)
-    assert feed.seen == [0, 1, 2, 3]
+    assert feed.seen == (0, 1, 2, 3)
     CachedFeed(feed, tmp_path, lambda line: None)
-    assert feed.seen == [0, 1, 2, 3]
+    assert feed.seen == (0, 1, 2, 3)
     plain = FrozenFeed(model, HEADS[name], TEXTS)
     for place in range(len(TEXTS)):
         own, wanted = found([place]), plain([place])
