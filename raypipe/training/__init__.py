@@ -1,10 +1,20 @@
 """Pre-training of AIDO.RNA: `raypipe pretrain`.
 
-settings   what a run is told
-corpus     tokens of a store's sequences in one memory-mapped file, with their weight, family and part
-draws      which sequences each step reads: epochs by weight, and families for the contrastive loss
-views      crops and mutations of a sequence
-batches    packed, masked tensors of one step
-loop       forward, backward, step; validation, metrics, checkpoints
-state      what a run needs to go on, and the checkpoint that it leaves
+settings     what a run is told
+run          the verb: settle the sequences, train, write what comes of it
+folder       of a run: begun, gone on with, finished
+start        the model that it begins with
+corpus       tokens of a store's sequences in one memory-mapped file, with their weight, family and part
+draws        which sequences each step reads: epochs by weight, and families for the contrastive loss
+views        crops and mutations of a sequence
+batches      one packed, masked batch
+feed         the batches of one worker, step by step; ray_feed: made by Ray Data
+learner      the two losses
+schedule     learning rate and optimizer
+loop         forward, backward, step; validation, metrics, states
+state        what a run needs to go on; state_files: where it lies
+parallel     workers that train together: data parallel, sharded
+worker       one worker's part; ray_workers: several, started by Ray Train
+metrics      sums, lines and their file
+products     the checkpoint with its card and curve
 """

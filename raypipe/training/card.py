@@ -14,6 +14,7 @@ _ELSEWHERE = {*FREE, *SHAPES, "inputs", "annotations", "model", "model_fingerpri
 _NAMES = {
     "mlm_loss": "masked-LM loss, nats",
     "masked_accuracy": "accuracy at masked A, C, G, U",
+    "view_mlm_loss": "masked-LM loss of mutated views, nats",
     "contrastive_loss": "contrastive loss, nats",
     "nearest_in_family": "views whose nearest other is of their family",
 }
@@ -91,8 +92,14 @@ def _data(facts: Facts) -> str:
         lines.append(f"At most about {settings['family_cap']:,} sequences of one family in an epoch.")
     if settings["hold_out_families"]:
         lines.append(
-            "The families of the test split of `raypipe eval retrieval` were left out, those of its validation split "
-            "were validated on."
+            "The families of the test split of `raypipe eval retrieval` were left out"
+            + (
+                f", and {corpus['like_held_out']:,} sequences of no known family that share 32 nucleotides in a row "
+                "with one of them"
+                if settings.get("hold_out_like")
+                else ""
+            )
+            + "; the families of its validation split were validated on."
         )
     return f"{_table(('file', 'records', 'sha256'), sources)}\n\n" + " ".join(lines)
 

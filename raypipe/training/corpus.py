@@ -17,6 +17,7 @@ import uuid
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from index.store import Store
 from model.alphabet import Alphabet
 from raypipe.errors import InputError, UsageError, disk_error
 from raypipe.splits import family_group, part_of
-from raypipe.training.settings import PretrainSettings
+from raypipe.training.lookalikes import share_stretch
+from raypipe.training.settings import NO_CLANS, PretrainSettings
 
 TRAIN, VALID, LEFT_OUT = 0, 1, 2
 UNKNOWN = -1
@@ -65,7 +67,7 @@ class Corpus:
     def __getitem__(self, row: int) -> np.ndarray:
         return self.ids[self.offsets[row] : self.offsets[row + 1]]
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """(S,) int64 nucleotides of each sequence."""
         return np.diff(self.offsets)
@@ -117,22 +119,28 @@ def make_corpus(folder: Path, store: Store, settings: PretrainSettings, alphabet
     count = store.num_sequences
     types = read_labels(store, settings.type_column, "type_column", count)
     families = read_labels(store, settings.family_column, "family_column", count)
-    clans = read_labels(store, settings.clan_column, "clan_column", count)
+    clan_column = None if settings.clan_column == NO_CLANS else settings.clan_column
+    clans = read_labels(store, clan_column, "clan_column", count)
     clusters = read_labels(store, settings.valid_column, "valid_column", count)
-    groups = _groups(families, clans)
+    names = _group_names(families, clans)
+    groups = _coded(names, families.codes)
     draft = folder.parent / files.TEMPORARY / f"corpus-{uuid.uuid4().hex[:8]}"
     try:
         draft.mkdir(parents=True)
         offsets = _write_ids(draft / "ids.u8", store, alphabet)
         lengths = np.diff(offsets)
-        part = _parts(lengths, settings, store, groups, clusters)
+        part = _parts(lengths, settings, store, clusters)
+        like_held_out = 0
+        if settings.hold_out_families:
+            ids = np.memmap(draft / "ids.u8", dtype=np.uint8, mode="r", shape=(int(offsets[-1]),))
+            like_held_out = _hold_out(part, families, names, settings.hold_out_like, ids, offsets, alphabet)
         weight = _weights(settings, types, families, part)
         np.savez(
             draft / "columns.npz",
             offsets=offsets,
             weight=weight,
             family=families.codes,
-            group=groups.codes,
+            group=groups,
             part=part,
         )
         about = {
@@ -145,6 +153,7 @@ def make_corpus(folder: Path, store: Store, settings: PretrainSettings, alphabet
             "trained_on": int((part == TRAIN).sum()),
             "validated_on": int((part == VALID).sum()),
             "left_out": int((part == LEFT_OUT).sum()),
+            "like_held_out": like_held_out,
             "with_family": int((families.codes != UNKNOWN).sum()),
             "visits": float(weight[part == TRAIN].sum(dtype=np.float64)),
             "vocabulary": list(alphabet.tokens),
@@ -193,10 +202,13 @@ class Labels:
     Attributes:
         names: the distinct texts.
         codes: (S,) int32, the place of each sequence's text in `names`, UNKNOWN where it has none.
+        rows, all_codes: (P,) every pair of a sequence and one of its texts; some have several.
     """
 
     names: tuple[str, ...]
     codes: np.ndarray
+    rows: np.ndarray
+    all_codes: np.ndarray
 
     def look_up(self, values: Sequence[Any], otherwise: Any) -> np.ndarray:
         """(S,) of the values of each sequence's text, given in the order of `names`."""
@@ -217,7 +229,7 @@ def read_labels(store: Store, column: str | None, setting: str, count: int) -> L
     """
     codes = np.full(count, UNKNOWN, dtype=np.int32)
     if column is None:
-        return Labels((), codes)
+        return Labels((), codes, codes[:0], codes[:0])
     table, _, name = column.rpartition(".")
     tables = list_tables(store)
     owners = [found.name for found in tables if name in found.columns and table in ("", found.name)]
@@ -228,7 +240,7 @@ def read_labels(store: Store, column: str | None, setting: str, count: int) -> L
     value = f"CAST({duck.identifier(name)} AS VARCHAR)"
     found = query(
         store,
-        f"SELECT seq_id, min({value}) AS value FROM {duck.identifier(owners[0])} WHERE {value} <> '' GROUP BY seq_id",
+        f"SELECT DISTINCT seq_id, {value} AS value FROM {duck.identifier(owners[0])} WHERE {value} <> ''",
     )
     if not len(found):
         raise UsageError(f"{setting}: {column!r} has no value for any sequence")
@@ -237,27 +249,35 @@ def read_labels(store: Store, column: str | None, setting: str, count: int) -> L
     order = np.argsort(names)
     place = np.empty(len(names), dtype=np.int32)
     place[order] = np.arange(len(names))
-    codes[found["seq_id"].to_numpy()] = place[coded.indices.to_numpy()]
-    return Labels(tuple(names[order].tolist()), codes)
+    rows, all_codes = found["seq_id"].to_numpy().astype(np.int64), place[coded.indices.to_numpy()]
+    # Written from the last by alphabet to the first, which stays.
+    backwards = np.lexsort((rows, -all_codes))
+    codes[rows[backwards]] = all_codes[backwards]
+    return Labels(tuple(names[order].tolist()), codes, rows, all_codes)
 
 
-def _groups(families: Labels, clans: Labels) -> Labels:
-    """What keeps related families together: the clan, else the family; of sequences without a family nothing."""
-    pairs = np.stack([families.codes, clans.codes], axis=1).astype(np.int64)
-    known = families.codes != UNKNOWN
-    kinds, which = np.unique(pairs[known], axis=0, return_inverse=True)
-    named = [family_group(families.names[f], clans.names[c] if c != UNKNOWN else None) for f, c in kinds]
-    names = sorted(set(named))
-    number = {name: code for code, name in enumerate(names)}
-    codes = np.full(len(known), UNKNOWN, dtype=np.int32)
-    codes[known] = np.array([number[name] for name in named], dtype=np.int32)[which.ravel()]
-    return Labels(tuple(names), codes)
+def _group_names(families: Labels, clans: Labels) -> list[str]:
+    """What keeps related families together, for each of them: its clan, else the family.
+
+    A sequence of several families has the clans of all: a family's own is that of most of its sequences.
+    """
+    owners = families.codes[clans.rows]
+    known = owners != UNKNOWN
+    kinds, counts = np.unique(np.stack([owners, clans.all_codes], axis=1)[known], axis=0, return_counts=True)
+    clan_of: dict[int, str] = {}
+    for i in np.lexsort((-kinds[:, 1], counts)):
+        clan_of[int(kinds[i, 0])] = clans.names[kinds[i, 1]]
+    return [family_group(name, clan_of.get(code)) for code, name in enumerate(families.names)]
 
 
-def _parts(
-    lengths: np.ndarray, settings: PretrainSettings, store: Store, groups: Labels, clusters: Labels
-) -> np.ndarray:
-    """(S,) uint8: TRAIN, VALID or LEFT_OUT."""
+def _coded(names: Sequence[str], codes: np.ndarray) -> np.ndarray:
+    """(S,) int32 codes of the names of what has `codes`; UNKNOWN stays."""
+    number = {name: code for code, name in enumerate(sorted(set(names)))}
+    return np.array([*(number[name] for name in names), UNKNOWN], dtype=np.int32)[codes]
+
+
+def _parts(lengths: np.ndarray, settings: PretrainSettings, store: Store, clusters: Labels) -> np.ndarray:
+    """(S,) uint8: TRAIN, VALID or LEFT_OUT, families apart."""
     part = np.full(len(lengths), TRAIN, dtype=np.uint8)
     if settings.valid_share:
         shares = {"valid": settings.valid_share}
@@ -268,14 +288,38 @@ def _parts(
             chosen = in_cluster[row] if clusters.codes[row] != UNKNOWN else part_of(digest, shares) == "valid"
             if chosen:
                 part[row] = VALID
-    if settings.hold_out_families:
-        where = groups.look_up([part_of(name) for name in groups.names], "train")
-        part[where == "valid"] = VALID
-        part[where == "test"] = LEFT_OUT
     if settings.max_length is not None:
         part[lengths > settings.max_length] = LEFT_OUT
     part[lengths == 0] = LEFT_OUT
     return part
+
+
+def _hold_out(
+    part: np.ndarray,
+    families: Labels,
+    groups: Sequence[str],
+    like: bool,
+    ids: np.ndarray,
+    offsets: np.ndarray,
+    alphabet: Alphabet,
+) -> int:
+    """Take the validation families to VALID, and the test families out with all that is of one of them.
+
+    Returns:
+        Sequences of no known family that were taken out because they look like one of the test families.
+    """
+    where = np.array([part_of(name) for name in groups])
+    # Of a sequence with several families each one counts.
+    of_part = {name: np.zeros(len(part), dtype=bool) for name in ("valid", "test")}
+    for name, chosen in of_part.items():
+        chosen[families.rows[np.isin(families.all_codes, np.flatnonzero(where == name))]] = True
+    part[of_part["valid"] & (part != LEFT_OUT)] = VALID
+    part[of_part["test"]] = LEFT_OUT
+    if not like:
+        return 0
+    kin = share_stretch(ids, offsets, of_part["test"], alphabet.nucleotides) & (families.codes == UNKNOWN)
+    part[kin] = LEFT_OUT
+    return int(kin.sum())
 
 
 def _weights(settings: PretrainSettings, types: Labels, families: Labels, part: np.ndarray) -> np.ndarray:

@@ -48,10 +48,16 @@ class Epochs:
         order = rng.permutation(np.repeat(rows, visits))
         size = np.minimum(self.corpus.lengths[order], self.context) + 2
         made: list[np.ndarray] = []
+        over = np.array([], dtype=np.int64)
         for pool in _cut(size, _POOL * self.batch_tokens):
-            inside = order[pool][np.argsort(-size[pool], kind="stable")]
-            lengths = np.minimum(self.corpus.lengths[inside], self.context) + 2
-            made += [inside[part] for part in _cut(lengths, self.batch_tokens)]
+            inside = np.concatenate([over, np.arange(pool.start, pool.stop)])
+            inside = inside[np.argsort(-size[inside], kind="stable")]
+            *full, rest = [inside[part] for part in _cut(size[inside], self.batch_tokens)]
+            # What fills no batch waits for the next pool: a step over a few short sequences would be noise.
+            made += [order[part] for part in full]
+            over = rest
+        if len(over):
+            made.append(order[over])
         return [made[i] for i in rng.permutation(len(made))]
 
 
@@ -104,14 +110,14 @@ class Families:
     Every group (a clan, or a family of none) is as likely as any: large families are no better known than small ones.
 
     Args:
-        corpus: its sequences of `part` with a family.
+        corpus: its sequences of `part` with a family and a weight above 0; how large the weight is does not count.
         part: TRAIN or VALID.
         seed: of the draws.
     """
 
     def __init__(self, corpus: Corpus, part: int, seed: int) -> None:
         self._corpus, self._seed = corpus, seed
-        rows = np.flatnonzero((corpus.part == part) & (corpus.family != UNKNOWN))
+        rows = np.flatnonzero((corpus.part == part) & (corpus.family != UNKNOWN) & (corpus.weight > 0))
         order = rows[np.lexsort((rows, corpus.family[rows], corpus.group[rows]))]
         self._families = np.split(order, np.flatnonzero(np.diff(corpus.family[order])) + 1) if len(order) else []
         groups = np.array([corpus.group[rows[0]] for rows in self._families], dtype=np.int64)

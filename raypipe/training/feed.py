@@ -77,21 +77,19 @@ class StepMaker:
             return None
         return self._masked.epoch_of(step * self._settings.accumulate * self._world)
 
+    @cached_property
     def validation(self) -> list[Packed]:
-        """The first batches of the validation split, all workers' together; the same in every run, whatever its seed.
+        """Batches of the validation split, all workers' together; the same in every run, whatever its seed.
 
-        Of the contrastive loss there are some only where the split has families.
+        They are drawn by the weights that are trained by. Of the contrastive loss there are some only where the split
+        has families, and their views are not masked.
         """
         told = self._settings
-        packer = Packer(self._corpus, self._alphabet, told.model_copy(update={"seed": 0}), self._context)
+        plain = told.model_copy(update={"seed": 0, "mask_views": 0.0})
+        packer = Packer(self._corpus, self._alphabet, plain, self._context)
         batches: list[Packed] = []
-        if told.mlm_weight and (self._corpus.part == VALID).any():
-            # Every sequence once: weights say what to learn from, not what to be judged by.
-            judged = replace(
-                self._corpus,
-                weight=np.ones(len(self._corpus), dtype=np.float32),
-                part=np.where(self._corpus.part == VALID, TRAIN, LEFT_OUT),
-            )
+        if told.mlm_weight and ((self._corpus.part == VALID) & (self._corpus.weight > 0)).any():
+            judged = replace(self._corpus, part=np.where(self._corpus.part == VALID, TRAIN, LEFT_OUT))
             chosen = Epochs(judged, told.batch_tokens, self._context, 0).batches(0)[: told.valid_batches]
             batches += [packer.plain(rows, number) for number, rows in enumerate(chosen)]
         if told.contrastive_weight:

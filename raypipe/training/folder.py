@@ -1,7 +1,7 @@
 """The folder of a run: begun, gone on with, finished; never mixed with another run.
 
 RUN/
-  settings.json   as resolved, with inputs and the model's shape; going on with others is refused
+  settings.json   as resolved, with inputs and the model's shape; see `raypipe.training.recall`
   config.json     the model's configuration
   atlas/          of inputs that were no atlas
   corpus/         see `raypipe.training.corpus`
@@ -24,12 +24,9 @@ from index.files import TEMPORARY, write_json
 from index.lock import LOCK_FILE, writer_lock
 from model.config import AidoRnaConfig
 from raypipe.errors import InputError, RaypipeError, UsageError, disk_error
-from raypipe.training.settings import FREE
 from raypipe.training.state_files import latest_state, step_of
 
 _BEFORE_IT_BEGINS = (LOCK_FILE, TEMPORARY, "atlas")
-FROM_INPUTS = "inputs"
-_FIRST = (FROM_INPUTS, "annotations", "model", "model_fingerprint")
 
 
 class RunFolder:
@@ -85,14 +82,11 @@ class RunFolder:
             shutil.rmtree(self.temporary, ignore_errors=True)
             yield
 
-    def check(self, settings: Mapping[str, Any]) -> None:
+    def check(self) -> None:
         """Refuse a folder of something else.
 
-        Args:
-            settings: as `PretrainSettings.resolved` gives them, and `FROM_INPUTS`, which may be empty when it goes on.
-
         Raises:
-            UsageError: what is in the way; for a setting its name and both values.
+            UsageError: what is in the way.
         """
         if self.root.exists() and not self.root.is_dir():
             raise UsageError(f"{self.root}: is a file; name a folder with -o")
@@ -100,22 +94,9 @@ class RunFolder:
             foreign = [path.name for path in self.root.glob("*") if path.name not in _BEFORE_IT_BEGINS]
             if foreign:
                 raise UsageError(f"{self.root}: holds something else ({sorted(foreign)[0]}); name a new folder with -o")
-            return
-        if not self.begun:
-            return
-        before = self.settings()
-        # What others follow from comes first: the shape follows from the model.
-        for name in sorted({*before, *settings} - set(FREE), key=lambda name: (name not in _FIRST, name)):
-            was, now = before.get(name), settings.get(name)
-            if was != now and not (name == FROM_INPUTS and not now):
-                option = "INPUT" if name == FROM_INPUTS else "--" + name.replace("_", "-")
-                raise UsageError(
-                    f"{self.root}: was begun with {option} {_shown(was)}, and now it is {_shown(now)}; give the same "
-                    f"again to go on, or name another folder with -o"
-                )
 
     def settings(self) -> dict[str, Any]:
-        """As the run was begun with.
+        """As the run was begun with; exactly what stands in the file.
 
         Raises:
             RaypipeError: no run was begun here, or the file is damaged.
@@ -129,13 +110,15 @@ class RunFolder:
     def begin(self, settings: Mapping[str, Any], config: AidoRnaConfig) -> None:
         """Write down what the run is made of. Call under `opened`, after `check`.
 
+        Args:
+            settings: as `raypipe.training.recall.Command.resolved` gives them.
+            config: of the model.
+
         Raises:
             RaypipeError: the disk is full.
         """
-        before = self.settings() if self.begun else {}
-        inputs = settings.get(FROM_INPUTS) or before.get(FROM_INPUTS)
         try:
-            write_json(self.settings_file, {**settings, FROM_INPUTS: inputs}, self.root)
+            write_json(self.settings_file, settings, self.root)
             write_json(self.config_file, config.to_json(), self.root)
         except OSError as error:
             raise disk_error(self.root, error) from error
@@ -148,7 +131,3 @@ def _read_json(path: Path, missing: str) -> dict[str, Any]:
         raise RaypipeError(f"{path.parent}: {missing}; name the folder of a run with -o") from None
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: is damaged ({error}); begin again in another folder") from error
-
-
-def _shown(value: Any) -> str:
-    return "not given" if value is None else json.dumps(value)

@@ -36,12 +36,17 @@ class Learner(nn.Module):
         self._nucleotides = nucleotides
         self._settings = settings
 
-    def forward(self, batch: Packed) -> tuple[Tensor, Found]:
+    def forward(self, batch: Packed, share: float = 1.0) -> tuple[Tensor, Found]:
         """The loss of one batch.
+
+        Args:
+            batch: sequences, or views of some.
+            share: factor of its masked-LM loss, the part that its asked tokens have in those of the step.
 
         Returns:
             A float32 scalar to be differentiated, and detached sums to be added up over batches: `mlm` (cross entropy
-            in nats) and `right` over `asked` tokens; `contrastive` and `nearest` over `views` batches.
+            in nats) and `right` over `asked` tokens, of views by the names `view_mlm`, `view_right`, `view_asked`;
+            `contrastive` and `nearest` over `views` batches.
         """
         told = self._settings
         device = self._nucleotides.device
@@ -56,7 +61,7 @@ class Learner(nn.Module):
                 )
             )
             if told.mlm_weight:
-                losses.append(told.mlm_weight * self._masked_lm(hidden, batch, sums))
+                losses.append(told.mlm_weight * share * self._masked_lm(hidden, batch, sums))
             if batch.family is not None and batch.group is not None:
                 losses.append(told.contrastive_weight * self._contrastive(hidden, batch, layout, sums))
         return torch.stack(losses).sum(), sums
@@ -73,9 +78,11 @@ class Learner(nn.Module):
         loss = F.cross_entropy(logits, labels)
         with torch.no_grad():
             guess = self._nucleotides[logits[:, self._nucleotides].argmax(1)]
-            sums["mlm"] = loss.detach() * len(labels)
-            sums["right"] = (guess == labels).sum().float()
-            sums["asked"] = float(len(labels))
+            # Apart: views are mutated, and their changes cannot be guessed.
+            kind = "" if batch.family is None else "view_"
+            sums[f"{kind}mlm"] = loss.detach() * len(labels)
+            sums[f"{kind}right"] = (guess == labels).sum().float()
+            sums[f"{kind}asked"] = float(len(labels))
         return loss
 
     def _contrastive(self, hidden: Tensor, batch: Packed, layout: Layout, sums: Found) -> Tensor:

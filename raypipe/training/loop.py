@@ -144,10 +144,10 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Means over the batches of the validation split, which the workers share out."""
+        """Means over the batches of the validation split, which the workers share out, and how many were asked for."""
         self._learner.eval()
         sums = Sums()
-        batches = self._maker.validation()
+        batches = self._maker.validation
         rank, world = self._team.rank, self._team.world
         for first in range(0, len(batches), world):
             # All take part in every round, with sharded weights they must; who has no batch left repeats the last.
@@ -156,7 +156,8 @@ class Trainer:
             if number < len(batches):
                 sums.add(found)
         self._learner.train()
-        return means(self._team.total(sums.values()))
+        total = self._team.total(sums.values())
+        return means(total) | ({"masked": int(total["asked"])} if total.get("asked") else {})
 
     def _one_step(self, batches: list[Packed]) -> None:
         told, begun = self.settings, time.perf_counter()
@@ -167,11 +168,13 @@ class Trainer:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
         losses: list[Tensor] = []
+        # Every asked token of a step weighs the same, whichever batch and worker it stands with.
+        asked = self._team.total({"asked": float(sum(len(batch.asked) for batch in batches))})["asked"]
         for number, batch in enumerate(batches):
-            share = told.accumulate if batch.family is None else 1
+            share = len(batch.asked) * self._team.world / max(asked, 1.0)
             with self._team.gradients(self._learner, together=number == len(batches) - 1):
-                loss, found = self._learner(batch)
-                (loss / share).backward()
+                loss, found = self._learner(batch, share)
+                loss.backward()
             losses.append(loss.detach())
             self._window.add(found)
         # One look for all: where a loss is NaN or infinite the norm of its gradients is as well, in every worker.

@@ -47,6 +47,8 @@ def means(sums: Mapping[str, float]) -> dict[str, float]:
     found: dict[str, float] = {}
     if sums.get("asked"):
         found |= {"mlm_loss": sums["mlm"] / sums["asked"], "masked_accuracy": sums["right"] / sums["asked"]}
+    if sums.get("view_asked"):
+        found["view_mlm_loss"] = sums["view_mlm"] / sums["view_asked"]
     if sums.get("views"):
         found |= {
             "contrastive_loss": sums["contrastive"] / sums["views"],

@@ -23,6 +23,7 @@ from raypipe.training.card import Facts, write_card
 from raypipe.training.corpus import read_about
 from raypipe.training.curve import draw_curve
 from raypipe.training.folder import RunFolder
+from raypipe.training.settings import PretrainSettings
 from raypipe.training.state import load_state
 from raypipe.training.state_files import latest_state
 
@@ -83,7 +84,9 @@ class _Trained:
 
 
 def _load(folder: RunFolder) -> _Trained:
-    settings, state = folder.settings(), latest_state(folder.states)
+    # Settings that are younger than the run have their defaults.
+    settings = PretrainSettings().model_dump(mode="json") | folder.settings()
+    state = latest_state(folder.states)
     if state is None:
         raise RaypipeError(f"{folder.root}: has no state yet to make a checkpoint of; wait for its first")
     corpus = read_about(folder.corpus)

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from index.store import Store
 from raypipe import ray_runtime
 from raypipe.errors import IncompleteError, UsageError
 from raypipe.interrupts import interruptible
 from raypipe.training.curve import check_curve
-from raypipe.training.folder import FROM_INPUTS, RunFolder
+from raypipe.training.folder import RunFolder
 from raypipe.training.job import Job, Progress
-from raypipe.training.settings import PretrainSettings
+from raypipe.training.recall import Command, check_model, recall, unknown_settings
 from raypipe.training.start import find_start
 
 
 def pretrain(
-    folder: RunFolder,
-    settings: PretrainSettings,
-    open_store: Callable[[], Store],
-    *,
-    inputs: Sequence[str] = (),
-    annotations: Sequence[str] = (),
-    progress: Progress | None = None,
+    folder: RunFolder, command: Command, open_store: Callable[[], Store], progress: Progress | None = None
 ) -> bool:
     """Train, or go on with training, until the last step.
 
     Args:
         folder: of the run.
-        settings: the recipe.
+        command: what is asked for; a run that goes on has the rest from its beginning.
         open_store: gives the sequences; asked only while the run has no corpus.
-        inputs, annotations: where they come from, to be compared when the run goes on; of a run with a corpus the
-            inputs may be left out.
         progress: is told.
 
     Returns:
@@ -41,43 +34,67 @@ def pretrain(
     Raises:
         UsageError: the folder holds another run, or settings do not fit the data, the model or the machine.
         InputError: a file is damaged, or nothing is left to train on.
-        RaypipeError: a loss is NaN or infinite, the disk is full, Ray cannot be started.
-        IncompleteError: it was interrupted; the message says where it goes on.
+        RaypipeError: a loss is NaN or infinite, the disk is full, the memory too small, Ray cannot be started.
+        IncompleteError: it was stopped; the message says where it goes on.
     """
     tell = progress or Progress()
     check_curve()
-    start = find_start(settings)
-    resolved = settings.resolved(start.settled) | {FROM_INPUTS: list(inputs), "annotations": list(annotations)}
-    if start.checkpoint is not None:
-        resolved |= {"model": start.checkpoint.asked, "model_fingerprint": start.checkpoint.fingerprint}
-    folder.check(resolved)
-    if not folder.begun and not inputs:
-        raise UsageError(f"{folder.root}: no run was begun there; name its inputs: raypipe pretrain INPUT... -o RUN")
-    job = Job(folder, settings, start)
+    job, resolved = _settle(folder, command, tell)
     with interruptible(), folder.opened():
         # Another process may have begun it since we looked.
-        folder.check(resolved)
+        job, resolved = _settle(folder, command, Progress())
         if folder.finished:
             return False
         if not folder.begun:
             from raypipe.training.corpus import make_corpus
 
             store = open_store()
-            folder.begin(resolved, start.config)
+            folder.begin(resolved, job.start.config)
             tell.say("laying out the corpus")
-            make_corpus(folder.corpus, store, settings, start.alphabet)
+            make_corpus(folder.corpus, store, job.settings, job.start.alphabet)
         else:
-            folder.begin(resolved, start.config)
+            folder.begin(resolved, job.start.config)
         try:
             _train(job, tell)
         except KeyboardInterrupt:
-            done = folder.last_step
-            where = f"goes on after step {done:,}" if done else "begins again, as no state was written yet"
-            raise IncompleteError(f"stopped; run the same command again: it {where}") from None
+            raise IncompleteError(f"stopped; {_how_to_go_on(folder)}") from None
         from raypipe.training.products import finish
 
         finish(folder)
     return True
+
+
+def _settle(folder: RunFolder, command: Command, progress: Progress) -> tuple[Job, dict[str, Any]]:
+    """What the run is, and what is to stand in its settings.json.
+
+    Raises:
+        UsageError: the folder holds another run, or nothing and the command has no inputs.
+    """
+    folder.check()
+    if not folder.begun:
+        if not command.inputs:
+            raise UsageError(
+                f"{folder.root}: no run was begun there; name its inputs: raypipe pretrain INPUT... -o RUN"
+            )
+        start = find_start(command.settings)
+        return Job(folder, command.settings, start), command.resolved(start)
+    before = folder.settings()
+    unknown = unknown_settings(before)
+    if unknown:
+        progress.say(
+            f"{folder.settings_file}: {', '.join(unknown)} of another version of raypipe is no setting of this one, and "
+            f"counts no more"
+        )
+    whole = recall(command, before, folder.root, stepped=folder.last_step > 0)
+    start = find_start(whole.settings)
+    check_model(start, before, folder.root)
+    return Job(folder, whole.settings, start), whole.resolved(start)
+
+
+def _how_to_go_on(folder: RunFolder) -> str:
+    done = folder.last_step
+    where = f"goes on after step {done:,}" if done else "begins again, as no state was written yet"
+    return f"run the same command again: it {where}"
 
 
 def _train(job: Job, progress: Progress) -> None:

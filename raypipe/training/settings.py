@@ -21,7 +21,8 @@ SHAPES = ("num_layers", "hidden_size", "num_heads", "intermediate_size")
 OF_A_NEW_MODEL = (*SHAPES, "initializer_range")
 """What a checkpoint to go on from has settled."""
 
-# What may differ between a run and the command that goes on with it: neither weights nor losses depend on it.
+# What may differ between a run and the command that goes on with it: it says where and how a run computes, not what, so
+# that weights and losses depend on it by rounding at most.
 FREE = (
     "name",
     "store_dtype",
@@ -34,14 +35,23 @@ FREE = (
     "valid_every",
     "valid_batches",
     "checkpoint_every",
+    "keep_states",
 )
+FREE_BEFORE_A_STATE = ("batch_tokens", "accumulate")
+"""What may change too while no state is written, for a run whose first step did not fit into memory."""
+
+OF_ONE_COMMAND = ("max_minutes",)
+"""What a run does not keep."""
+
+MOST_VISITS = 1000.0
+NO_CLANS = "none"
 
 
 @Parameter(name="*")
 class PretrainSettings(BaseModel):
     """A recipe."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str = Field(default="pretrained", description="Name of the checkpoint that comes out.")
     model: str | None = Field(
@@ -73,7 +83,7 @@ class PretrainSettings(BaseModel):
         default=None, description="Annotation column with the family, for family_cap and contrastive learning."
     )
     clan_column: Annotated[str | None, DATA] = Field(
-        default=None, description="Annotation column with the clan (related families)."
+        default=None, description="Annotation column with the clan (related families); none where there are no clans."
     )
     family_cap: Annotated[int | None, DATA] = Field(
         default=None, ge=1, description="An epoch reads at most about so many sequences of one family."
@@ -90,6 +100,11 @@ class PretrainSettings(BaseModel):
     hold_out_families: Annotated[bool, DATA] = Field(
         default=False,
         description="Leave out the families of the test split of `raypipe eval retrieval`, so that it can be trusted.",
+    )
+    hold_out_like: Annotated[bool, DATA] = Field(
+        default=True,
+        description="With them, leave out sequences of no known family that share 32 nucleotides in a row with one of "
+        "them.",
     )
 
     mlm_weight: Annotated[float, MASKED] = Field(default=1.0, ge=0, description="Weight of the masked-LM loss.")
@@ -173,6 +188,13 @@ class PretrainSettings(BaseModel):
     checkpoint_every: Annotated[int, RUN] = Field(
         default=200, ge=1, description="Steps between states, from which a run goes on."
     )
+    keep_states: Annotated[int, RUN] = Field(default=2, ge=1, description="Of these the newest that are kept.")
+    max_minutes: Annotated[float | None, RUN] = Field(
+        default=None,
+        gt=0,
+        description="Stop after the step in which so many minutes are over, as on Ctrl-C: the state is written, and the "
+        "same command goes on.",
+    )
     store_dtype: Annotated[Literal["float16", "bfloat16", "float32"], RUN] = Field(
         default="float16", description="Type of the finished checkpoint's weights."
     )
@@ -188,8 +210,18 @@ class PretrainSettings(BaseModel):
         for name, needed in (("type_weights", "type_column"), ("family_cap", "family_column")):
             if getattr(self, name) and not getattr(self, needed):
                 raise ValueError(f"{name} needs {needed}, the annotation column it is about")
-        if any(weight < 0 for weight in self.type_weights.values()):
-            raise ValueError("type_weights must not be negative")
+        if any(not 0 <= weight <= MOST_VISITS for weight in self.type_weights.values()):
+            raise ValueError(f"type_weights must not be negative, nor above {MOST_VISITS:g}")
+        if self.final_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"final_learning_rate {self.final_learning_rate:g} is above learning_rate {self.learning_rate:g}, its "
+                f"peak; lower it too"
+            )
+        if self.hold_out_families and not (self.family_column and self.clan_column):
+            raise ValueError(
+                "hold_out_families needs family_column, and clan_column, by which the families are split (none where "
+                "there are no clans): others are held out by families than by clans"
+            )
         return self
 
     def resolved(self, begun_with: dict[str, Any]) -> dict[str, Any]:
@@ -198,4 +230,4 @@ class PretrainSettings(BaseModel):
         Args:
             begun_with: the model's own, by the names of `OF_A_NEW_MODEL`.
         """
-        return self.model_dump(mode="json") | begun_with
+        return self.model_dump(mode="json", exclude=set(OF_ONE_COMMAND)) | begun_with

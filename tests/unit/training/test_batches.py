@@ -8,7 +8,7 @@ import pytest
 from model.alphabet import Alphabet
 from raypipe.errors import UsageError
 from raypipe.training.batches import Packed
-from raypipe.training.corpus import VALID
+from raypipe.training.corpus import TRAIN, VALID
 from raypipe.training.feed import StepMaker, inline
 from tests.pretraining import CONTEXT, PAIRS, family_corpus, make_corpus_of, small, step_maker
 
@@ -103,13 +103,18 @@ def test_batches_made_ahead_are_the_same() -> None:
 
 def test_validation_is_always_the_same_and_of_its_part_only() -> None:
     corpus = family_corpus()
-    first, second = (step_maker(corpus, small(**PAIRS, valid_batches=3, seed=seed)).validation() for seed in (0, 1))
+    first, second = (step_maker(corpus, small(**PAIRS, valid_batches=3, seed=seed)).validation for seed in (0, 1))
     assert len(first) > 3
     assert all(same(*pair) for pair in zip(first, second, strict=True))
     for batch in first:
         assert (corpus.part[batch.rows] == VALID).all()
     plain = np.concatenate([batch.rows for batch in first if batch.family is None])
     assert len(np.unique(plain)) == len(plain)
+    # Views are mutated: what they are asked for is no measure of reading RNA.
+    assert all(len(batch.asked) == 0 for batch in first if batch.family is not None)
+    weightless = make_corpus_of([30] * 9, part=[VALID] * 4 + [TRAIN] * 5, weight=[0.0] * 2 + [1.0] * 7)
+    judged = np.concatenate([batch.rows for batch in step_maker(weightless, small()).validation])
+    assert sorted(judged.tolist()) == [2, 3]
 
 
 def test_contrastive_learning_with_nothing_to_draw_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,35 @@ def test_families_of_the_test_split_are_left_out_with_their_clan(store: Store, t
     assert len(set(corpus.group[clans == "CL1"])) == 1
     assert len(set(corpus.family[clans == "CL1"])) == 2
     assert len(set(corpus.group[corpus.group != UNKNOWN])) == 11
+
+
+def test_kin_without_a_label_is_left_out_too(tmp_path: Path) -> None:
+    dice = random.Random(4)
+    texts = {f"s{number}": "".join(dice.choices("ACGU", k=60)) for number in range(20)}
+    texts["kin"] = "GGG" + texts["s0"][10:50]
+    texts["distant"] = "GGG" + texts["s0"][10:41]
+    (tmp_path / "in.fa").write_text("".join(f">{name}\n{text}\n" for name, text in texts.items()))
+    # RF00011 is of the test split. s2 has another family beside it, one that is trained on.
+    table = "id\tfamily\ns0\tRF00011\ns1\tRF00001\ns2\tRF00011\ns2\tRF00001\n"
+    (tmp_path / "families.tsv").write_text(table)
+    assert part_of("RF00001") == "train"
+    store = Store.open_or_create(tmp_path / "atlas")
+    with store.lock():
+        ingest(store, str(tmp_path / "in.fa"))
+        annotate(store, {"families": tmp_path / "families.tsv"})
+    ids = query(store, "SELECT seq_id, id FROM records ORDER BY seq_id")["id"].to_pylist()
+    for like, expected in ((True, {"s0", "s2", "kin"}), (False, {"s0", "s2"})):
+        corpus = made(
+            store,
+            tmp_path / str(like),
+            valid_share=0,
+            hold_out_families=True,
+            hold_out_like=like,
+            family_column="family",
+            clan_column="none",
+        )
+        assert {ids[row] for row in np.flatnonzero(corpus.part == LEFT_OUT)} == expected
+        assert corpus.about["like_held_out"] == int(like)
 
 
 def test_types_are_weighted_and_families_capped(store: Store, tmp_path: Path) -> None:

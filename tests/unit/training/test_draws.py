@@ -35,6 +35,14 @@ def test_an_epoch_fits_its_budget_and_reads_by_weight(lengths: list[int], budget
     assert all(np.array_equal(one, other) for one, other in zip(batches, again, strict=True))
 
 
+def test_no_step_but_one_is_over_a_few_short_sequences() -> None:
+    lengths = np.random.default_rng(1).integers(5, 60, 4000).tolist()
+    epochs = Epochs(make_corpus_of(lengths), 500, CONTEXT, 0)
+    size = np.array(lengths) + 2
+    small_ones = [batch for batch in epochs.batches(0) if size[batch].sum() < 500 - size.max()]
+    assert len(small_ones) <= 1
+
+
 def test_weights_hold_in_expectation() -> None:
     weight = [0.05, 0.3, 1.0, 2.3] * 50
     epochs = Epochs(make_corpus_of([20] * 200, weight=weight), 500, CONTEXT, 0)
@@ -70,6 +78,15 @@ def test_a_reader_gives_the_batches_of_all_epochs_by_number() -> None:
     assert reader.count(2) == lengths[0] + lengths[1]
     assert reader.count(1.5) == lengths[0] + round(lengths[1] / 2)
     assert reader.count(0.001) == 1
+
+
+def test_what_weighs_nothing_is_never_drawn() -> None:
+    corpus = family_corpus()
+    corpus.weight[corpus.family == 1] = 0
+    for number in range(20):
+        drawn = Families(corpus, TRAIN, 0).draw(number, groups=9, per_group=2, per_family=2, singles=5)
+        assert 1 not in drawn.family
+        assert (corpus.weight[drawn.rows] > 0).all()
 
 
 def test_families_are_drawn_whole_and_only_of_their_part() -> None:
