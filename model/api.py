@@ -79,14 +79,14 @@ class Model(MaskedLm):
         return self._heads.module(name)
 
     def load_head(self, path: str | Path) -> str:
-        """Take a head out of an adapter file.
+        """Take a head out of an adapter file; it takes the place of one of that name that the checkpoint came with.
 
         Returns:
             The head's name: that of the file, without `.safetensors`.
 
         Raises:
             CheckpointError: no such file, a damaged one, or one that was trained on another trunk.
-            ModelError: there is another head of that name.
+            ModelError: another head of that name was loaded or added before.
         """
         return self._heads.load(path)
 

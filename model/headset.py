@@ -47,6 +47,8 @@ class HeadSet:
         found = head_names(folder)
         self.names = list(found)
         self.own = [name for name, path in found.items() if path is None]
+        # Those that the checkpoint came with: a file that is named takes the place of one of them.
+        self._beside = set(found)
 
     def files(self) -> dict[str, HeadFile]:
         """What each head is, by name."""
@@ -100,13 +102,19 @@ class HeadSet:
         found = read_head_file(path)
         self._fit(found)
         same = self._same(found.name)
-        if same is not None and self.file(same).fingerprint != found.fingerprint:
-            raise ModelError(f"{path}: there is another head called {same!r} already; rename the file")
-        if same is None:
-            # Registered once it is whole: a file that failed may be mended and tried again.
-            self._modules[found.name] = load_head(found, self._folder, self._hidden_size, self._device)
-            self._files[found.name] = found
-            self.names.append(found.name)
+        if same is not None and same not in self._beside:
+            if self.file(same).fingerprint != found.fingerprint:
+                raise ModelError(f"{path}: there is another head called {same!r} already; rename the file")
+            return found.name
+        # Registered once it is whole: a file that failed may be mended and tried again.
+        module = load_head(found, self._folder, self._hidden_size, self._device)
+        if same is not None:
+            self._beside.discard(same)
+            self.names.remove(same)
+            self._files.pop(same, None)
+            self.own = [found.name if name == same else name for name in self.own]
+        self._modules[found.name], self._files[found.name] = module, found
+        self.names.append(found.name)
         return found.name
 
     def add(self, name: str, config: HeadConfig, seed: int) -> None:

@@ -83,12 +83,14 @@ def build(start: Start, settings: PretrainSettings) -> AidoRna:
 
     from model.checkpoint import load_encoder
     from model.encoder import AidoRna
-    from model.training import init_weights, set_dropout
+    from model.training import init_weights, look_at_neighbours, set_dropout
 
     masked = settings.mlm_weight > 0
     if start.checkpoint is None:
         encoder = AidoRna(start.config, lm_head=masked)
         init_weights(encoder, settings.seed)
+        if settings.local_start:
+            look_at_neighbours(encoder)
     else:
         folder = checkpoint_folder(start.checkpoint.path)
         encoder, _ = load_encoder(folder, start.config, device=torch.device("cpu"), dtype=torch.float32)

@@ -394,6 +394,18 @@ def test_the_life_of_a_head(tiny: Path, tmp_path: Path) -> None:
     assert list(loaded.heads) == ["fold"]
     write_adapter(broken, make_head(CONFIGS["loop"], 32), CONFIGS["loop"], trunk=loaded.fingerprint, trained=True)
     assert loaded.load_head(broken) == "loop"
+    # A file takes the place of a head that the checkpoint came with, but not of one that was loaded from another file.
+    again = model.load(folder)
+    wanted = loaded.logits(["GGC"], head="loop")[0]
+    for place in ("one", "two"):
+        path = tmp_path / place / "fold.safetensors"
+        write_adapter(path, loaded.head_module("loop"), CONFIGS["loop"], trunk=loaded.fingerprint, trained=True)
+    assert again.load_head(path) == "fold"
+    assert again.load_head(tmp_path / "one" / "fold.safetensors") == "fold"
+    assert (list(again.heads), again.heads["fold"].path) == (["fold"], path)
+    assert np.array_equal(again.logits(["GGC"], head="fold")[0], wanted)
+    with pytest.raises(ModelError, match="another head called 'fold' already; rename the file"):
+        again.load_head(file)
     loaded.save(tmp_path / "whole", heads=["loop"])
     whole = model.load(tmp_path / "whole")
     # It would stand beside the checkpoint's own head of that name.

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import AidoRnaConfig, ModelError
-from model.attention import ROTARY_BASE, Backend, choose_backend, sdpa_by_runs
+from model.attention import ROTARY_BASE, Backend, Recorder, choose_backend, sdpa_by_runs
 from model.attention_training import attend_by_products
 from model.encoder import AidoRna, Block
 from model.packing import Layout
-from model.training import init_weights, set_dropout
+from model.training import init_weights, look_at_neighbours, set_dropout
 
 LENGTHS = [9, 9, 4, 13, 6]
 CONFIG = AidoRnaConfig(num_layers=2, hidden_size=16, num_heads=2, intermediate_size=24)
@@ -218,3 +218,26 @@ def test_the_seed_decides_the_weights() -> None:
     assert one.embedding.weight[1, 0].item() == pytest.approx(0.02 * np.random.RandomState(1).standard_normal(17)[16])
     with pytest.raises(ModelError, match="seed"):
         init_weights(one, -1)
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_heads_that_begin_at_neighbours(size: int) -> None:
+    """Nearly all attention of head h lies on the place h - N/2 away, wherever that is in the sequence."""
+    heads = 4
+    config = dataclasses.replace(CONFIG, num_heads=heads, hidden_size=heads * size)
+    encoder = AidoRna(config)
+    init_weights(encoder, 0)
+    look_at_neighbours(encoder)
+    length = 200
+    recorder = Recorder()
+    ids = torch.from_numpy(np.random.default_rng(0).integers(6, 10, length))
+    seen = []
+    with torch.no_grad():
+        for _ in encoder.states(ids, Layout.of([length]), recorder):
+            seen += recorder.take()
+    assert len(seen) == config.num_layers
+    for probabilities in seen:
+        for head, offset in enumerate(range(-2, 2)):
+            assert float(probabilities[head].diagonal(offset).min()) > 0.6
+    with pytest.raises(ModelError, match="this encoder has none"):
+        look_at_neighbours(AidoRna(dataclasses.replace(config, linear_bias=False)))
