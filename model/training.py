@@ -68,7 +68,9 @@ def look_at_neighbours(encoder: AidoRna) -> None:
     """Let a fresh encoder begin as a bank of local motifs, in place.
 
     Head h of N begins by looking at the place h - N/2 away from its own, so that a token of the first layer is a random
-    function of the N letters around it. That is done by biases alone: with rotary positions a query of bias
+    function of the N letters around it. In the layers above only every other head does: base pairs are far apart, and
+    a head that looks at its neighbour does not learn of them. It is done by biases alone: with rotary positions a query
+    of bias
     (a cos(d t), a sin(d t)) and a key of bias (a, 0) in the pair of angle t have the product a^2 cos((s - p - d) t)
     between places p and s, which summed over the angles is largest where s = p + d. The content's part of queries and
     keys begins small beside it, and so does what the layers above the first add. All of it is trained like any weight.
@@ -95,10 +97,10 @@ def look_at_neighbours(encoder: AidoRna) -> None:
     with torch.no_grad():
         for number, layer in enumerate(encoder.layers):
             assert isinstance(layer, Block)
-            layer.attention.query.bias.copy_(query.flatten())
-            layer.attention.key.bias.copy_(key.flatten())
-            layer.attention.query.weight *= _QUIET
-            layer.attention.key.weight *= _QUIET
+            chosen = slice(None, None, 2 if number else 1)
+            for linear, bias in ((layer.attention.query, query), (layer.attention.key, key)):
+                linear.bias.view_as(bias)[chosen] = bias[chosen].to(linear.bias)
+                linear.weight.view(*bias.shape, -1)[chosen] *= _QUIET
             if number:
                 layer.attention.output.weight *= _QUIET
                 layer.mlp.down.weight *= _QUIET

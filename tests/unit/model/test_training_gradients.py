@@ -222,7 +222,7 @@ def test_the_seed_decides_the_weights() -> None:
 
 @pytest.mark.parametrize("size", [32, 64])
 def test_heads_that_begin_at_neighbours(size: int) -> None:
-    """Nearly all attention of head h lies on the place h - N/2 away, wherever that is in the sequence."""
+    """Most attention of head h lies on the place h - N/2 away, wherever in the sequence; above of every other head."""
     heads = 4
     config = dataclasses.replace(CONFIG, num_heads=heads, hidden_size=heads * size)
     encoder = AidoRna(config)
@@ -236,8 +236,9 @@ def test_heads_that_begin_at_neighbours(size: int) -> None:
         for _ in encoder.states(ids, Layout.of([length]), recorder):
             seen += recorder.take()
     assert len(seen) == config.num_layers
-    for probabilities in seen:
+    for number, probabilities in enumerate(seen):
         for head, offset in enumerate(range(-2, 2)):
-            assert float(probabilities[head].diagonal(offset).min()) > 0.6
+            there = float(probabilities[head].diagonal(offset).min())
+            assert there > 0.6 if number == 0 or head % 2 == 0 else there < 0.1
     with pytest.raises(ModelError, match="this encoder has none"):
         look_at_neighbours(AidoRna(dataclasses.replace(config, linear_bias=False)))
