@@ -17,7 +17,7 @@ demo: $(READY)
 	$(BIN)/raypipe demo -o demo-atlas
 
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

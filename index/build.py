@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 import uuid
@@ -19,12 +18,14 @@ from index.errors import StoreError
 from index.faiss_runtime import load_faiss
 from index.info import (
     CATALOG,
+    FLAT,
     INFO,
     ROWS,
     TRANSFORM,
     VECTORS,
     IndexInfo,
     checksum,
+    choose_type,
     current_info,
     index_folder,
     verify_files,
@@ -35,8 +36,6 @@ from index.transform_files import describe, find, is_file, save
 from index.transforms import Kind, Transform, choose_kind, fit, sample_size, transformed
 from index.vectors import Part, finished_parts, unit_batches
 
-FLAT = "Flat"
-EXHAUSTIVE_BELOW = 300_000
 TRAINING_PER_LIST = 64
 SEED = 20_261_122
 Progress = Callable[[int, int], None]
@@ -122,17 +121,6 @@ def choose_embedding(store: Store, name: str | None) -> Embedding:
     elif name is None and len(known) > 1:
         raise StoreError(f"{store.root}: holds several embeddings; say which with --name: {', '.join(known)}")
     return store.embedding(name)
-
-
-def choose_type(num_rows: int) -> str:
-    """The type that "auto" takes: exact below 300,000 rows, above inverted lists of 1-bit codes, refined by halffloats.
-
-    The number of lists is the power of two nearest to 4 * sqrt(rows), with a graph over the lists from 32,768 on.
-    """
-    if num_rows < EXHAUSTIVE_BELOW:
-        return FLAT
-    lists = 2 ** round(math.log2(4 * math.sqrt(num_rows)))
-    return f"IVF{lists}{'_HNSW32' if lists >= 32_768 else ''},RaBitQ,Refine(SQfp16)"
 
 
 def describe_inputs(store: Store, parts: Sequence[Part]) -> dict[str, Any]:

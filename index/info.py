@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ ROWS = "rows.npy"
 CATALOG = "catalog.parquet"
 TRANSFORM = "transform.npz"
 HASHED_AT_OPEN = 256 << 20
+FLAT = "Flat"
+EXHAUSTIVE_BELOW = 300_000
 
 
 @dataclass(frozen=True)
@@ -92,9 +96,29 @@ def current_info(store: Store) -> IndexInfo | None:
         raise StoreError(f"{file}: damaged index ({error}); build it again: {rebuild(store)}") from error
 
 
-def rebuild(store: Store) -> str:
-    """The command that builds the index of `store` anew."""
-    return f"raypipe index {store.root}"
+def choose_type(num_rows: int) -> str:
+    """The type that "auto" takes: exact below 300,000 rows, above inverted lists of 1-bit codes, refined by halffloats.
+
+    The number of lists is the power of two nearest to 4 * sqrt(rows), with a graph over the lists from 32,768 on.
+    """
+    if num_rows < EXHAUSTIVE_BELOW:
+        return FLAT
+    lists = 2 ** round(math.log2(4 * math.sqrt(num_rows)))
+    return f"IVF{lists}{'_HNSW32' if lists >= 32_768 else ''},RaBitQ,Refine(SQfp16)"
+
+
+def rebuild(store: Store, info: IndexInfo | None = None) -> str:
+    """The command that builds the index of `store` anew.
+
+    Args:
+        info: the index that there is: its type and transform are kept, where they are not what "auto" gave.
+    """
+    options: list[str] = []
+    if info is not None:
+        asked = info.transform.get("asked", "none")
+        options += [] if info.type == choose_type(info.rows) else ["--type", info.type]
+        options += [] if asked == "auto" else ["--transform", asked]
+    return " ".join(["raypipe index", str(store.root), *map(shlex.quote, options)])
 
 
 def checksum(file: Path) -> dict[str, Any]:
@@ -112,14 +136,15 @@ def verify_files(store: Store, info: IndexInfo, *, thorough: bool = False) -> No
     Raises:
         StoreError: a file is missing, truncated or altered.
     """
+    command = rebuild(store, info)
     for name, expected in info.checksums.items():
         file = index_folder(store) / info.version / name
         if not file.is_file():
-            raise StoreError(f"{file}: missing; build the index again: {rebuild(store)}")
+            raise StoreError(f"{file}: missing; build the index again: {command}")
         size = file.stat().st_size
         if size != expected["bytes"]:
             raise StoreError(
-                f"{file}: damaged, {size} bytes instead of {expected['bytes']}; build the index again: {rebuild(store)}"
+                f"{file}: damaged, {size} bytes instead of {expected['bytes']}; build the index again: {command}"
             )
         if (thorough or size <= HASHED_AT_OPEN) and checksum(file)["sha256"] != expected["sha256"]:
-            raise StoreError(f"{file}: damaged, its checksum differs; build the index again: {rebuild(store)}")
+            raise StoreError(f"{file}: damaged, its checksum differs; build the index again: {command}")

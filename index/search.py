@@ -18,7 +18,7 @@ from index.info import CATALOG, ROWS, TRANSFORM, VECTORS, IndexInfo, current_inf
 from index.store import Store
 from index.transform_files import load
 from index.transforms import Transform, transformed
-from index.vectors import Part, finished_parts, take
+from index.vectors import Part, as_stored, finished_parts, take
 
 
 class Searcher:
@@ -38,8 +38,10 @@ class Searcher:
         seq_ids: np.ndarray,
         parts: Sequence[Part],
         transform: Transform,
+        dtype: str,
     ):
         self.info = info
+        self._dtype = dtype
         self.transform = transform
         self.catalog = Catalog(index_folder(store) / info.version / CATALOG)
         self._seq_ids = seq_ids
@@ -73,22 +75,25 @@ class Searcher:
             seq_ids = np.load(folder / ROWS, mmap_mode="r" if info.rows else None)
         except (RuntimeError, OSError, ValueError) as error:
             raise StoreError(
-                f"{folder}: damaged index ({str(error)[-200:]}); build it again: {rebuild(store)}"
+                f"{folder}: damaged index ({str(error)[-200:]}); build it again: {rebuild(store, info)}"
             ) from error
         if (index.ntotal, index.d, len(seq_ids)) != (info.rows, info.dimension, info.rows):
             raise StoreError(
                 f"{folder}: damaged index, {index.ntotal} vectors of {index.d} values and {len(seq_ids)} ids where "
-                f"index.json says {info.rows} of {info.dimension}; build it again: {rebuild(store)}"
+                f"index.json says {info.rows} of {info.dimension}; build it again: {rebuild(store, info)}"
             )
-        return cls(store, info, index, seq_ids, _parts_of(store, info), _transform_of(store, info))
+        known = store.embeddings.get(info.embeddings)
+        dtype = "float32" if known is None else known.dtype
+        return cls(store, info, index, seq_ids, _parts_of(store, info), _transform_of(store, info), dtype)
 
     def search(
         self, vectors: np.ndarray, k: int, *, allowed: np.ndarray | None = None, nprobe: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest sequences of each query by cosine in the index's own space, ties in the order of seq_id.
 
-        Queries go through the transform that the stored vectors went through first (see `info.transform`). The flat
-        type's scores are exact; the others' are estimates from their codes.
+        Queries are rounded as the stored vectors are, and go through the transform that these went through first (see
+        `info.transform`), so that a sequence finds itself with a cosine of 1. The flat type's scores are exact; the
+        others' are estimates from their codes.
 
         Args:
             vectors: (Q, D) queries as the model gives them, of any length, float32.
@@ -114,7 +119,7 @@ class Searcher:
         if self.info.rows == 0 or len(queries) == 0:
             shape = (len(queries), k)
             return np.full(shape, NO_HIT, dtype=np.int64), np.full(shape, np.nan, dtype=np.float32)
-        queries = self.transform.apply(queries, np.arange(1, len(queries) + 1), "query")
+        queries = self.transform.apply(as_stored(queries, self._dtype), np.arange(1, len(queries) + 1), "query")
         mask = None if allowed is None else np.isin(self._seq_ids, np.asarray(allowed, dtype=np.int64))
         effort = nprobe or self.info.operating.get(self._engine.effort_name)
         rows, scores = self._engine.search(queries, k, mask, effort)
@@ -165,13 +170,13 @@ def _refuse_stale(store: Store, info: IndexInfo) -> None:
     known = store.embeddings
     if info.embeddings not in known:
         raise StaleIndexError(
-            f"{store.root}: the index is of embeddings {info.embeddings!r}, which are gone; run: {rebuild(store)}"
+            f"{store.root}: the index is of embeddings {info.embeddings!r}, which are gone; run: {rebuild(store, info)}"
         )
     embedding = known[info.embeddings]
     if embedding.fingerprint != info.fingerprint:
         raise StaleIndexError(
             f"{store.root}: {info.embeddings!r} was embedded anew with another model or setting since the index was "
-            f"built; run: {rebuild(store)}"
+            f"built; run: {rebuild(store, info)}"
         )
     now = describe_inputs(store, finished_parts(store, embedding))
     changes = []
@@ -188,7 +193,7 @@ def _refuse_stale(store: Store, info: IndexInfo) -> None:
         changes.append(f"new sources, such as {new_sources[0].path}")
     if changes:
         raise StaleIndexError(
-            f"{store.root}: the index is older than its store ({'; '.join(changes)}); run: {rebuild(store)}"
+            f"{store.root}: the index is older than its store ({'; '.join(changes)}); run: {rebuild(store, info)}"
         )
 
 
@@ -199,7 +204,7 @@ def _transform_of(store: Store, info: IndexInfo) -> Transform:
     file = index_folder(store) / info.version / TRANSFORM
     transform = load(file)
     if (transform.digest, transform.out_dimension) != (info.transform["sha256"], info.dimension):
-        raise StoreError(f"{file}: is not the transform of this index; build it again: {rebuild(store)}")
+        raise StoreError(f"{file}: is not the transform of this index; build it again: {rebuild(store, info)}")
     return transform
 
 

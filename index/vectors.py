@@ -96,6 +96,18 @@ def unit_batches(parts: Sequence[Part], dimension: int) -> Iterator[tuple[np.nda
         yield seq_ids, unit_rows(vectors, seq_ids, f"{path}: seq_id")
 
 
+def as_stored(vectors: np.ndarray, dtype: str) -> np.ndarray:
+    """Vectors with as many digits as a set of `dtype` holds, float32 (n, D).
+
+    Whitening magnifies what is rounded away, so a query that is not rounded would be a little off its own stored vector.
+    The exponent is left alone: what is too small or large for float16 stays what it is.
+    """
+    if dtype != "float16":
+        return vectors
+    parts, exponents = np.frexp(vectors)
+    return np.ldexp(np.round(parts * 2**11) / 2**11, exponents).astype(np.float32)
+
+
 def take(parts: Sequence[Part], rows: np.ndarray, dimension: int) -> np.ndarray:
     """Vectors as stored, by their row number over all `parts`: float32 (n, D) in the order of `rows`."""
     result = np.empty((len(rows), dimension), dtype=np.float32)

@@ -1,5 +1,7 @@
 """The arithmetic of whitening: principal axes, and how far to trust the variances along them.
 
+Of the vectors of an index, and of what a head learns on.
+
 Shapes: n rows, D values per vector.
 """
 
@@ -38,7 +40,12 @@ def principal_axes(units: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.
     for start in range(0, len(units), step):
         block = units[start : start + step] - mean
         covariance += block.T @ block
-    values, axes = np.linalg.eigh(covariance / len(units))
+    return axes_of(covariance / len(units))
+
+
+def axes_of(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues (D,) of a covariance (D, D), largest first, and axes (D, D), one a column."""
+    values, axes = np.linalg.eigh(covariance)
     values, axes = np.maximum(values[::-1], 0), axes[:, ::-1]
     # An axis points either way: the one where its largest part is positive, so that every machine gives the same.
     largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from raypipe.errors import RaypipeError
 # Pickles are fetched only where there is nothing better.
 SAFE_FILES = ["*.json", "*.safetensors", "vocab.txt"]
 PICKLES = ["*.bin"]
+METRICS = "metrics.json"
+"""What makes a folder a result of raypipe finetune."""
 HOW_TO_TRAIN = "train one on labelled sequences, as the README shows, and give its file"
 
 
@@ -88,7 +91,8 @@ def find_heads(checkpoint: Checkpoint, names: Sequence[str]) -> list[HeadFile]:
 
     Args:
         names: the checkpoint's own heads by their kind, adapters in its folder heads/ by their files' stems, or files
-            of adapters anywhere (a path that ends in .safetensors).
+            of adapters anywhere (a path that ends in .safetensors), which may be called as one of the checkpoint's; or
+            result folders of raypipe finetune.
 
     Raises:
         RaypipeError: there is no such head, its weights were never trained, it belongs to another checkpoint, or two of
@@ -116,6 +120,42 @@ def find_heads(checkpoint: Checkpoint, names: Sequence[str]) -> list[HeadFile]:
     return found
 
 
+def model_of_results(checkpoint: Checkpoint, names: Sequence[str]) -> str | None:
+    """The model that the result folders of raypipe finetune among `names` of heads read; None if there are none.
+
+    Args:
+        checkpoint: whose own heads are no folders: `structure` is its head, `./structure` a folder.
+        names: as `find_heads` takes them.
+
+    Raises:
+        RaypipeError: a result is damaged, or they read different models.
+    """
+    known = head_files.head_names(checkpoint_folder(checkpoint.path))
+    models = {name: read_result(Path(name))[0] for name in names if name not in known and _is_result(name)}
+    first, *others = models or [None]
+    for name in others:
+        if models[name] != models[first]:
+            raise RaypipeError(f"{first} reads {models[first]}, {name} reads {models[name]}: one command for each")
+    return None if first is None else models[first]
+
+
+def read_result(root: Path) -> tuple[str, Path]:
+    """Of a result of raypipe finetune: the model that its head reads, as `find_checkpoint` takes it, and that head.
+
+    Raises:
+        RaypipeError: its metrics.json is damaged.
+    """
+    try:
+        found = json.loads((root / METRICS).read_text(encoding="utf-8"))
+        name, model, method = (str(found[key]) for key in ("name", "model", "method"))
+    except (ValueError, TypeError, KeyError) as error:
+        raise RaypipeError(
+            f"{root / METRICS}: is damaged, or none of raypipe finetune ({error}); make the result anew"
+        ) from error
+    # Where the trunk was trained as well, the result holds it.
+    return model if method == "frozen" else str((root / "model").absolute()), root / f"{name}.safetensors"
+
+
 def has_lm_head(checkpoint: Checkpoint) -> bool:
     """Whether the checkpoint's weights have a masked-LM head."""
     weights = find_weights(checkpoint_folder(checkpoint.path))
@@ -124,20 +164,23 @@ def has_lm_head(checkpoint: Checkpoint) -> bool:
 
 def _find_head(checkpoint: Checkpoint, name: str) -> HeadFile:
     """Reads no other head than the one that is named: a damaged file beside it does no harm."""
+    if name.endswith(".safetensors"):
+        return head_files.read_head_file(Path(name))
     folder = checkpoint_folder(checkpoint.path)
     known = head_files.head_names(folder)
-    if name.endswith(".safetensors"):
-        head = head_files.read_head_file(Path(name))
-        if head.name in known and head_files.find_head(folder, head.name).fingerprint != head.fingerprint:
-            raise RaypipeError(f"{name}: {checkpoint.name} has another head called {head.name!r}; rename the file")
-        return head
     if name in known:
         return head_files.find_head(folder, name)
+    if _is_result(name):
+        return head_files.read_head_file(read_result(Path(name))[1])
     there = f"it has: {', '.join(known)}" if known else "it has none"
     raise RaypipeError(
-        f"{checkpoint.name} has no head {name!r}; {there}. Name one of them or an adapter's file (NAME.safetensors), "
-        f"or {HOW_TO_TRAIN}"
+        f"{checkpoint.name} has no head {name!r}; {there}. Name one of them, an adapter's file (NAME.safetensors) or a "
+        f"result of raypipe finetune, or {HOW_TO_TRAIN}"
     )
+
+
+def _is_result(name: str) -> bool:
+    return (Path(name) / METRICS).is_file()
 
 
 def _from_hub(hub_ids: tuple[str, ...], revision: str | None, entry: registry.Entry | None) -> str:

@@ -28,6 +28,7 @@ from raypipe.settings import EmbedSettings
 
 DATA = Path(__file__).resolve().parent / "demo_data"
 FAMILIES = ("tRNA", "RNaseP_bact", "Vault")
+FOLDED = ("tRNA", "5S_rRNA")
 CENSUS = """\
 SELECT family, rna_type AS type, count(*) AS sequences, round(avg(s.length))::INT AS mean_nt,
        round(100 * avg(len(regexp_replace(sequence, '[^GC]', '', 'g')) / s.length))::INT AS gc_percent
@@ -87,17 +88,11 @@ def run_demo(folder: Path) -> None:
     census = step("sql", lambda: atlas.sql(CENSUS).to_arrow())
     show(console, "SQL: what the corpus holds, by family", census)
     same, chance = family_agreement(atlas)
-    trained = (
-        ""
-        if report.checkpoint.trained
-        else (
-            "\nThe model that ships is untrained (random weights): its neighbours mirror little more than composition."
-        )
-    )
     console.print(
         f"The nearest other sequence is of the query's own family for {same:.0%} of all sequences "
-        f"(by chance: {chance:.0%}).{trained}\n"
+        f"(by chance: {chance:.0%}).\n"
     )
+    step("fold", lambda: show_structures(console, atlas))
     total = sum(seconds for _, seconds in times)
     console.print(
         "Times: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in times) + f"; in all {total:.1f} s"
@@ -112,6 +107,33 @@ def command_name() -> str:
     """How to call raypipe from here: by its name where the shell finds it, else by its path."""
     script = Path(sys.argv[0])
     return "raypipe" if shutil.which("raypipe") or script.name != "raypipe" else os.path.relpath(script)
+
+
+def show_structures(console: Console, atlas: Atlas) -> None:
+    """Print what the structure head of the model that ships says of some sequences, under what their alignment says."""
+    from model import load
+    from model.predictions import ContactPrediction
+    from model.structure import parse_dot_bracket
+    from model.structure_metrics import compare_pairs
+
+    rows = atlas.sql(
+        "SELECT family, id, sequence, structure FROM families JOIN sequences USING (seq_id) "
+        "WHERE family IN (SELECT unnest($names)) QUALIFY row_number() OVER (PARTITION BY family ORDER BY id) = 1 "
+        "ORDER BY list_position($names, family)",
+        {"names": list(FOLDED)},
+    ).to_pylist()
+    predicted = load("nano").predict([row["sequence"] for row in rows], "structure")["structure"]
+    console.print(
+        "[bold]Structures[/bold]: what the head of nano predicts (nano), under that of the family's alignment"
+    )
+    for row, found in zip(rows, predicted, strict=True):
+        assert isinstance(found, ContactPrediction)
+        assert found.structure is not None
+        counts = compare_pairs(found.structure.pairs, parse_dot_bracket(row["structure"]), len(row["sequence"]))
+        console.print(f"{row['id']}, {row['family']}: F1 of base pairs {counts.scores().f1:.2f}")
+        for name, line in (("", row["sequence"]), ("family", row["structure"]), ("nano", found.structure.dot_bracket)):
+            console.print(f"  {name:<7} {line}", soft_wrap=True, markup=False)
+    console.print()
 
 
 def family_agreement(atlas: Atlas) -> tuple[float, float]:

@@ -32,7 +32,8 @@ def _split(value: Any) -> Any:
 
 Names = Annotated[list[str], BeforeValidator(_split)]
 HEADS = (
-    "Heads of the checkpoint, adapters in its folder heads/, or files of adapters (.safetensors), separated by commas."
+    "Heads of the checkpoint, adapters in its folder heads/, files of adapters (.safetensors), or result folders of "
+    "raypipe finetune, separated by commas."
 )
 
 
@@ -100,7 +101,7 @@ class EmbedSettings(RunSettings):
 class PredictSettings(RunSettings):
     """What heads predict, and on what."""
 
-    heads: Names = Field(default=[], description=HEADS)
+    heads: Names = Field(default=[], description=f"{HEADS} A result brings its model, unless --model is given.")
     name: str | None = Field(
         default=None, description="Name of the set of predictions, where there is one head. By default the head's."
     )

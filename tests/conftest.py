@@ -36,6 +36,14 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that was never trained, by the name of fresh."""
+    from tests.untrained import make_untrained
+
+    return make_untrained(tmp_path_factory.mktemp("models") / "fresh")
+
+
 @pytest.fixture
 def one_cpu() -> Iterator[None]:
     """Bind the test to one processor: the bits of results depend on the number of threads."""

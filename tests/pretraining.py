@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from model.alphabet import Alphabet
-from raypipe.training.corpus import TRAIN, UNKNOWN, VALID, Corpus
+from raypipe.training.corpus import TRAIN, VALID, Corpus
 from raypipe.training.feed import StepMaker
+from raypipe.training.labels import UNKNOWN
 from raypipe.training.settings import PretrainSettings
 
 CONTEXT = 60
@@ -60,6 +61,15 @@ def make_corpus_of(
         part=np.full(count, TRAIN, np.uint8) if part is None else np.array(part, np.uint8),
         about={"vocabulary": list(Alphabet().tokens), "trained_on": count, "validated_on": 0, "left_out": 0},
     )
+
+
+def write_corpus(folder: Path, corpus: Corpus) -> None:
+    """As a run keeps it."""
+    folder.mkdir(parents=True)
+    (folder / "ids.u8").write_bytes(corpus.ids.tobytes())
+    for name in ("offsets", "weight", "family", "group", "part"):
+        np.save(folder / f"{name}.npy", getattr(corpus, name))
+    (folder / "corpus.json").write_text(json.dumps(dict(corpus.about)))
 
 
 def family_corpus() -> Corpus:

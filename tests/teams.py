@@ -39,7 +39,7 @@ def train(folder: Path, corpus: Corpus, settings: PretrainSettings, spoil: Calla
     Returns:
         The error that ended it, or "".
     """
-    team = joined(shard_weights=settings.shard_weights)
+    team = joined(settings)
     begin = start()
     maker = step_maker(corpus, settings, team.rank, team.world)
     trainer = Trainer(folder, build(begin, settings), begin.alphabet, maker, settings, team=team)

@@ -63,8 +63,8 @@ def structure(
     """Predict base pairs that are known: precision, recall and F1, against ViennaRNA and two simple rules."""
     from raypipe.evaluation.structure import evaluate_structure
 
-    if not inputs:
-        raise UsageError("name inputs: raypipe eval structure INPUT...")
+    if not inputs and settings.as_result is None:
+        raise UsageError("name inputs: raypipe eval structure INPUT..., or --as RESULT")
     for output in (settings.output, settings.details):
         check_output(output, inputs)
     report = evaluate_structure(inputs, settings, say)

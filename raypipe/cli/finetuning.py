@@ -22,6 +22,7 @@ def finetune(
 
     The folder of the result holds the head, its figures and what it says of the
     sequences that were held out. A run that was stopped goes on by the same command.
+    It is one process on one device, whatever the size of the cluster.
     """
     from raypipe.checkpoints import find_checkpoint
     from raypipe.finetuning.job import finetune as teach

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from index.errors import StoreError
+from index.info import current_info
 from index.predictions import check_name
 from index.store import Store
 from raypipe.checkpoints import find_checkpoint, find_heads
@@ -159,6 +160,10 @@ def index(
                 f"{store.root}: not all is embedded ({'; '.join(missing)}); run raypipe embed {store.root} with its "
                 f"options again, then index"
             )
+        try:
+            before = current_info(store)
+        except StoreError:
+            before = None  # damaged, and about to be replaced
         info = build_index(store, name, kind=type, transform=transform)
     what = f"{info.type}, {info.rows:,} vectors of {info.embeddings}, {info.space}"
     if info.unchanged:
@@ -166,6 +171,12 @@ def index(
         return
     measured = f"; measured {info.operating}" if info.operating else "; exact"
     say(f"index {info.version}: {what}{measured}")
+    had, has = (one.transform.get("sha256") if one else None for one in (before, info))
+    if before is not None and had != has:
+        say(
+            f"scores are of another space than those of index {before.version}, and not to be compared with them: "
+            f"{before.space} ({str(had)[:12]}), now {info.space} ({str(has)[:12]})"
+        )
 
 
 def annotate(

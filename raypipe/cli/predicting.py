@@ -20,7 +20,7 @@ from raypipe import heatmap as pictures
 from raypipe import pipeline
 from raypipe.answer_files import check_output, opened, same_file
 from raypipe.answering import Answerer
-from raypipe.checkpoints import Checkpoint, find_checkpoint, find_heads
+from raypipe.checkpoints import Checkpoint, find_checkpoint, find_heads, model_of_results
 from raypipe.cli.arguments import is_atlas, name_stdin
 from raypipe.cli.making import refuse_missing
 from raypipe.cli.progress import LINE_EVERY_S, RunProgress, say, warn_untrained
@@ -99,6 +99,8 @@ def predict(
     if atlas is None:
         inputs = _stream_inputs(inputs, text, settings)
     checkpoint = find_checkpoint(settings.model)
+    if "model" not in settings.model_fields_set and (model := model_of_results(checkpoint, settings.heads)) is not None:
+        settings, checkpoint = settings.model_copy(update={"model": model}), find_checkpoint(model)
     heads = find_heads(checkpoint, settings.heads)
     if atlas is not None:
         _run(pipeline.predict, atlas, settings, checkpoint)

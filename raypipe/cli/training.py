@@ -17,6 +17,7 @@ from raypipe.errors import UsageError
 from raypipe.settings import IngestSettings
 from raypipe.training.folder import RunFolder
 from raypipe.training.job import Progress
+from raypipe.training.recall import Command
 from raypipe.training.run import pretrain as run_pretraining
 from raypipe.training.settings import PretrainSettings
 
@@ -44,30 +45,33 @@ def pretrain(
     if output is None:
         raise UsageError("name the inputs and the run's folder: raypipe pretrain INPUT... -o RUN")
     folder = RunFolder(output)
+    named = name_stdin(inputs)
+    tables = named_files(annotations) if annotations else {}
+    command = Command(
+        settings,
+        [_absolute(text) for text in named],
+        [f"{name}={file.absolute()}" for name, file in tables.items()],
+        reading,
+    )
     if export is not None:
         from raypipe.training.products import export as export_state
 
-        say(f"{export}: the model after step {export_state(folder, export):,}; use it with --model {export}")
+        say(f"{export}: the model after step {export_state(folder, export, command):,}; use it with --model {export}")
         return
-    named = name_stdin(inputs)
-    tables = named_files(annotations) if annotations else {}
     atlas = next((path for path in named if is_atlas(path)), None)
     if atlas is not None and len(named) > 1:
         raise UsageError(f"{atlas}: is an atlas; train on it alone, or name inputs that are none")
     if atlas is not None and tables:
         raise UsageError(f"{atlas}: is an atlas and has its own annotations; add more with: raypipe annotate {atlas}")
 
+    if atlas is not None and reading.model_fields_set:
+        option = "--" + min(reading.model_fields_set).replace("_", "-")
+        raise UsageError(f"{option} says how files are read, and {atlas} is an atlas; leave it out")
+
     def open_store() -> Store:
         return Store.open(atlas) if atlas is not None else _ingest(folder.atlas, named, tables, reading)
 
-    done = run_pretraining(
-        folder,
-        settings,
-        open_store,
-        inputs=[_absolute(text) for text in named],
-        annotations=[f"{name}={file.absolute()}" for name, file in tables.items()],
-        progress=TrainingProgress(),
-    )
+    done = run_pretraining(folder, command, open_store, TrainingProgress())
     say(f"{'finished' if done else 'finished before'}: {folder.checkpoint}; use it with --model {folder.checkpoint}")
 
 
@@ -112,15 +116,18 @@ class TrainingProgress(Progress):
         )
 
     def line(self, line: dict[str, Any]) -> None:
+        if "note" in line:
+            say(line["note"])
+            return
         valid = line.get("valid")
         if valid is not None:
             say(f"step {line['step']:,}, validation: {_figures(valid) or 'nothing to validate on'}")
             return
-        left = (line["steps"] - line["step"]) * line["seconds_per_step"]
+        left = _duration(line["seconds_left"])
         epoch = f", epoch {line['epoch']:.2f}" if "epoch" in line else ""
         say(
             f"step {line['step']:,} of {line['steps']:,}{epoch}: {_figures(line)}; learning rate "
-            f"{line['learning_rate']:.2e}, {line['tokens_per_second']:,.0f} tokens/s, {_duration(left)} left"
+            f"{line['learning_rate']:.2e}, {line['tokens_per_second']:,.0f} tokens/s, {left} left"
         )
 
 

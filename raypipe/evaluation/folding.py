@@ -96,7 +96,7 @@ def of_head(checkpoint: Checkpoint, head: HeadFile, settings: StructureEvalSetti
             "structure heads and from contact heads with one yes-or-no label"
         )
     told = {"threshold": settings.threshold, "pseudoknots": settings.pseudoknots}
-    run = RunSettings(model=settings.model, on_long=settings.on_long)
+    run = RunSettings(model=str(checkpoint.asked), on_long=settings.on_long)
     (made,) = describe_heads(run, checkpoint, [head], **told)
     ask = Ask(settings.on_long, settings.max_tokens, settings.threshold, settings.pseudoknots)
     answerer = Answerer(checkpoint, [made], ask, device=settings.device, dtype=settings.dtype)

@@ -13,6 +13,7 @@ from model.structure import Pairs, Structure
 from model.structure_metrics import PairCounts, compare_pairs, mean_scores, pooled_scores
 from raypipe.answer_files import opened
 from raypipe.checkpoints import find_checkpoint, find_heads
+from raypipe.evaluation.finetuned import Finetuned, read_finetuned
 from raypipe.evaluation.folding import HOW_TO_GET_VIENNA, Method, of_head, rules, vienna
 from raypipe.evaluation.known_structures import KnownSet, KnownStructure, read_known
 from raypipe.evaluation.reports import Column, Report
@@ -58,11 +59,17 @@ def evaluate_structure(inputs: Sequence[str], settings: StructureEvalSettings, s
     Raises:
         RaypipeError, ModelError: an input, a model or a head cannot be used; the message says which.
     """
-    named = [] if settings.heads == ["none"] else settings.heads
+    result = None if settings.as_result is None else read_finetuned(settings.as_result)
+    named, model = settings.heads, settings.model
+    if not named:
+        named = ["structure"] if result is None else [str(result.head)]
+        model = model if result is None else result.model
+    named = [] if named == ["none"] else named
+    inputs = inputs or [str(path) for path in (() if result is None else result.settings.data)]
     compared = vienna(settings.compare[0])
-    checkpoint = find_checkpoint(settings.model) if named else None
+    checkpoint = find_checkpoint(model) if named else None
     heads = find_heads(checkpoint, named) if checkpoint else []
-    known = read_known(inputs, settings)
+    known = read_known(inputs, settings, result)
     say(f"{', '.join(inputs)}: {len(known):,} sequences with known structures")
     methods = [of_head(checkpoint, head, settings) for head in heads] if checkpoint else []
     methods += [*([compared] if compared else []), *rules()]
@@ -82,7 +89,7 @@ def evaluate_structure(inputs: Sequence[str], settings: StructureEvalSettings, s
         "input": list(inputs),
         "protocol": PROTOCOL,
         "counts": known.counts,
-        "split": _split(settings),
+        "split": _split(settings, result),
         "methods": {one.method.name: one.method.about for one in found},
     }
     columns = [
@@ -98,7 +105,7 @@ def evaluate_structure(inputs: Sequence[str], settings: StructureEvalSettings, s
         Column("pooled_f1", "pooled F1", ".3f"),
         Column("seconds", "s", ",.0f"),
     ]
-    lines = [*_in_words(inputs, known, settings), *PROTOCOL]
+    lines = [*_in_words(inputs, known, settings, result), *PROTOCOL]
     return Report(about, lines, columns, list(_rows(known.known, found, settings.by)), notes)
 
 
@@ -187,13 +194,22 @@ def _notes(found: Sequence[Folded]) -> list[str]:
     return notes
 
 
-def _split(settings: StructureEvalSettings) -> dict[str, Any]:
+def _split(settings: StructureEvalSettings, result: Finetuned | None) -> dict[str, Any]:
+    if result is not None:
+        told = result.settings
+        kept = {
+            name: getattr(told, name) for name in ("where", "test_where", "cluster", "group_column", "split_column")
+        }
+        shares = {"test": told.test, "valid": told.valid}
+        return {"part": settings.part, "of": str(result.root), **kept, "shares": shares, "chosen": settings.where}
     key = settings.split_column or settings.group_column or "sequence"
     shares = None if settings.split_column else {"test": settings.test, "valid": settings.valid}
     return {"part": settings.split, "by": key, "shares": shares, "where": settings.where}
 
 
-def _in_words(inputs: Sequence[str], known: KnownSet, settings: StructureEvalSettings) -> list[str]:
+def _in_words(
+    inputs: Sequence[str], known: KnownSet, settings: StructureEvalSettings, result: Finetuned | None
+) -> list[str]:
     left = [f"{count:,} {kind}" for kind, count in known.counts.items() if kind not in ("rows", "sequences") and count]
     chosen = f" where {settings.where}" if settings.where else ""
     each = "distinct sequences" if settings.distinct else "sequences, repeated ones included,"
@@ -201,7 +217,14 @@ def _in_words(inputs: Sequence[str], known: KnownSet, settings: StructureEvalSet
         f"{', '.join(inputs)}: {known.counts['rows']:,} rows{chosen}, {len(known):,} {each} with known structures"
         + (f" ({', '.join(left)})" if left else "")
     ]
-    if settings.split == ALL:
+    if result is not None:
+        told = result.settings
+        lines.append(
+            f"the part {settings.part!r} of {result.root}"
+            + (f", which is where {told.test_where}" if told.test_where and settings.part == "test" else "")
+            + (f"; what is alike to {told.cluster:g} of it was not trained on" if told.cluster else "")
+        )
+    elif settings.split == ALL:
         lines.append("all of them; whether a model was trained on some is not known here, see --where and --split")
     elif settings.split_column:
         lines.append(f"the part {settings.split!r} of column {settings.split_column!r}")

@@ -22,9 +22,14 @@ class StructureEvalSettings(EvaluationSettings):
         default="nano", description="Checkpoint: a name of the registry, a folder, or a hub id (ORG/NAME[@REVISION])."
     )
     heads: Annotated[Names, Parameter(name=["--heads", "--head"])] = Field(
-        default=["structure"],
+        default=[],
         description=f"{HEADS} They say of each pair of nucleotides whether it is one (structure, or binary contact). "
-        "none: the comparisons alone.",
+        "none: the comparisons alone. By default structure, or with --as the head of the result on its own model.",
+    )
+    as_result: Annotated[Path | None, Parameter(name="--as"), DATA] = Field(
+        default=None,
+        description="Result folder of raypipe finetune: measure its part test (or --split), split as it was there, "
+        "longer sequences included. Reads the result's data where no input is named.",
     )
     threshold: float | None = Field(
         default=None,
@@ -72,6 +77,11 @@ class StructureEvalSettings(EvaluationSettings):
     details: Annotated[Path | None, ANSWER] = Field(
         default=None, description="TSV file to write, a row for every sequence and method, with the structures."
     )
+
+    @property
+    def part(self) -> Part:
+        """What is measured: of a result its test part, unless told otherwise."""
+        return "test" if self.as_result is not None and self.split == "all" else self.split
 
     @field_validator("compare")
     @classmethod

@@ -20,8 +20,8 @@ from index.files import write_json
 from model.windows import cut
 from raypipe.errors import RaypipeError, disk_error
 from raypipe.finetuning.feeds import Food, FrozenFeed
+from raypipe.finetuning.folder import STATES, STATES_READY
 
-FILE, READY = "states.bin", "states.json"
 _CHUNK_TOKENS = 65_536
 _LINE_EVERY_S = 10.0
 _SPARE = 2**30  # bytes of the disk that are left alone
@@ -46,18 +46,20 @@ class CachedFeed:
         rows = np.ones(len(feed.sequences), np.int64) if self._vectors else self._windows.length
         self._ends = np.cumsum(rows)
         shape = (int(self._ends[-1]), feed.model.config.hidden_size)
-        about = {"rows": shape[0], "width": shape[1], "dtype": str(_dtype(feed.head.kind))}
+        computed = str(next(feed.model.module.parameters()).dtype)
+        about = {"rows": shape[0], "width": shape[1], "dtype": str(_dtype(feed.head.kind)), "computed": computed}
         try:
             self._fill(feed, folder, about, say)
         except OSError as error:
             raise disk_error(folder, error) from error
-        path = folder / FILE
+        path = folder / STATES
         self._rows = np.memmap(path, _dtype(feed.head.kind), "r", shape=shape)
 
     def __call__(self, batch: Sequence[int]) -> Food:
         """See `raypipe.finetuning.feeds.Feed`."""
         if self._vectors:
-            return torch.from_numpy(np.array(self._rows[np.asarray(batch)])).to(self._device)
+            # A copy in torch's own memory: sums of rows that lie otherwise may be rounded otherwise.
+            return torch.tensor(self._rows[np.asarray(batch)]).to(self._device)
         return [
             [
                 (int(self._windows.start[window]), self._states(window))
@@ -72,8 +74,9 @@ class CachedFeed:
 
     def _fill(self, feed: FrozenFeed, folder: Path, about: dict[str, Any], say: Callable[[str], None]) -> None:
         """Compute what is not there yet; how far it is stands in a file of its own, written after the rows."""
-        path, ready = folder / FILE, folder / READY
+        path, ready = folder / STATES, folder / STATES_READY
         lengths = np.array([len(text) for text in feed.sequences])
+        tokens = np.cumsum(lengths)
         begin = 0
         if ready.is_file() and path.is_file():
             noted = json.loads(ready.read_text())
@@ -84,7 +87,8 @@ class CachedFeed:
         file = np.memmap(path, about["dtype"], "r+" if begin else "w+", shape=(about["rows"], about["width"]))
         said = time.monotonic()
         while begin < len(lengths):
-            end = begin + max(1, int(np.searchsorted(np.cumsum(lengths[begin:]), _CHUNK_TOKENS, side="right")))
+            before = tokens[begin - 1] if begin else 0
+            end = max(begin + 1, int(np.searchsorted(tokens, before + _CHUNK_TOKENS, side="right")))
             found = feed(range(begin, end))
             if isinstance(found, torch.Tensor):
                 rows = found.cpu().numpy()
@@ -116,8 +120,10 @@ def cached_bytes(kind: str, lengths: np.ndarray, context: int, width: int) -> in
 
 
 def fits(size: int, folder: Path, limit_gib: float) -> bool:
-    """Whether so many bytes may be kept in `folder`."""
-    return size <= limit_gib * 2**30 and size + _SPARE <= shutil.disk_usage(folder).free
+    """Whether so many bytes may be kept in `folder`, those that are there already included."""
+    path = folder / STATES
+    there = path.stat().st_blocks * 512 if path.is_file() else 0
+    return size <= limit_gib * 2**30 and size + _SPARE <= shutil.disk_usage(folder).free + there
 
 
 def _dtype(kind: str) -> np.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def draw_curve(path: Path, history: Sequence[dict[str, Any]], metric: str, best_
     axes[0].set_ylabel("loss")
     axes[0].legend(frameon=False)
     if len(axes) > 1:
-        values = [m["valid"][metric] for m in measured]
+        values = [math.nan if m["valid"][metric] is None else m["valid"][metric] for m in measured]
         axes[1].plot([m["epoch"] for m in measured], values, marker=".", color="tab:green")
         axes[1].set_ylabel(f"{metric} (valid)")
     for one in axes:

@@ -56,6 +56,11 @@ class Examples:
         """Places of the examples of a part."""
         return np.flatnonzero(self.parts == name)
 
+    def labels_of(self, places: np.ndarray) -> np.ndarray:
+        """Labels of some examples of a task without pairs: (n,) or (n, C); of nucleotides one after another."""
+        found = [self.labels[place] for place in places.tolist()]
+        return np.stack(found) if self.space.task == "sequence" else np.concatenate(found)
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 over all of it: a run goes on with the same data only."""
@@ -72,14 +77,14 @@ def part_by(settings: FinetuneSettings, row: Row) -> str:
         InputError: the split column holds something else than the names of parts.
     """
     if settings.split_column:
-        word = _word(row.values[settings.split_column]).lower()
-        if word not in _PART_WORDS:
+        said = word(row.values[settings.split_column]).lower()
+        if said not in _PART_WORDS:
             raise InputError(
-                f"{row.file}, line {row.line}, {row.id}: the split column {settings.split_column!r} holds {word!r}; it "
+                f"{row.file}, line {row.line}, {row.id}: the split column {settings.split_column!r} holds {said!r}; it "
                 "says train, valid or test (choose rows with --where)"
             )
-        return _PART_WORDS[word]
-    groups = (_word(row.values[name]) for name in settings.group_column)
+        return _PART_WORDS[said]
+    groups = (word(row.values[name]) for name in settings.group_column)
     key = next(filter(None, groups), None)
     shares: Mapping[str, float] = {"test": settings.test, "valid": settings.valid}
     return part_of(key or md5(row.sequence.encode("ascii")), shares)
@@ -106,6 +111,6 @@ def check_parts(settings: FinetuneSettings, parts: np.ndarray) -> None:
             )
 
 
-def _word(value: Any) -> str:
-    """A value as text, "" where there is none."""
+def word(value: Any) -> str:
+    """A value of a column as text, "" where there is none."""
     return "" if value is None or value != value else str(value).strip()  # NaN is not itself

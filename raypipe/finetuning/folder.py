@@ -8,22 +8,24 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from index.files import write_json
 from index.lock import writer_lock
 from raypipe.errors import RaypipeError, UsageError, disk_error
 from raypipe.finetuning.settings import FREE, FinetuneSettings
-from raypipe.finetuning.state import FOLDER
 
-SETTINGS, METRICS, HISTORY, REJECTS, ABOUT = (
-    "settings.json",
-    "metrics.json",
-    "metrics.jsonl",
-    "rejects.tsv",
+SETTINGS, METRICS, HISTORY, REJECTS = "settings.json", "metrics.json", "metrics.jsonl", "rejects.tsv"
+FOLDER = ".state"
+# In that folder, until the run is finished: fingerprints and choices, a finished epoch, what a frozen trunk gives.
+ABOUT, EPOCH, STATES, STATES_READY, _DRAFT = (
     "about.json",
+    "epoch.safetensors",
+    "states.bin",
+    "states.json",
+    "result",
 )
-_DRAFT = "result"
+T = TypeVar("T")
 
 
 class ResultFolder:
@@ -43,6 +45,11 @@ class ResultFolder:
         """Whether everything is there."""
         return (self.root / METRICS).is_file()
 
+    @property
+    def begun(self) -> bool:
+        """Whether an epoch is finished and kept."""
+        return (self.state / EPOCH).is_file()
+
     @contextmanager
     def opened(self, settings: FinetuneSettings) -> Iterator[None]:
         """Hold the folder for writing.
@@ -56,15 +63,15 @@ class ResultFolder:
             self.state.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(self.root, error) from error
-        try:
-            with writer_lock(self.state):
+        with writer_lock(self.state):
+            try:
                 yield
-        finally:
-            # Where nothing could be begun, nothing stays behind.
-            if not (self.root / SETTINGS).is_file():
-                self.clean()
-                if not any(self.root.iterdir()):
-                    self.root.rmdir()
+            finally:
+                # Where nothing could be begun, nothing stays behind. Whoever does not hold the lock removes nothing.
+                if not (self.root / SETTINGS).is_file():
+                    self.clean()
+                    if not any(self.root.iterdir()):
+                        self.root.rmdir()
 
     def check(self, settings: FinetuneSettings) -> None:
         """Refuse a folder of something else.
@@ -74,22 +81,29 @@ class ResultFolder:
         """
         if self.root.exists() and not self.root.is_dir():
             raise UsageError(f"{self.root}: is a file; name a folder with -o")
-        known = self.root / SETTINGS
-        if not known.is_file():
+        if not (self.root / SETTINGS).is_file():
             if self.root.is_dir() and any(path.name not in (FOLDER, REJECTS) for path in self.root.iterdir()):
                 raise UsageError(f"{self.root}: holds something else already; name a new folder with -o")
             return
+        changed = self._changed(settings)
+        # Until an epoch is finished nothing is lost by beginning anew.
+        if changed and (self.begun or self.finished):
+            name, before, now = changed[0]
+            raise UsageError(
+                f"{self.root}: was begun with --{name.replace('_', '-')} {_shown(before)}, and now it is "
+                f"{_shown(now)}; give the same again, or name another folder with -o"
+            )
+
+    def _changed(self, settings: FinetuneSettings) -> list[tuple[str, Any, Any]]:
+        """Settings that are not what the run was begun with: name, before, now."""
+        known = self.root / SETTINGS
         try:
             before = json.loads(known.read_text(encoding="utf-8"))
         except ValueError as error:
             raise RaypipeError(f"{known}: is damaged ({error}); remove {self.root} or name another with -o") from error
         now = settings.resolved()
-        for name in sorted({*before, *now} - set(FREE)):
-            if before.get(name) != now.get(name):
-                raise UsageError(
-                    f"{self.root}: was begun with --{name.replace('_', '-')} {_shown(before.get(name))}, and now it is "
-                    f"{_shown(now.get(name))}; give the same again, or name another folder with -o"
-                )
+        names = sorted({*before, *now} - set(FREE))
+        return [(name, before.get(name), now.get(name)) for name in names if before.get(name) != now.get(name)]
 
     def begin(self, settings: FinetuneSettings, about: dict[str, str]) -> None:
         """Write down what the run is made of, or see that it still is.
@@ -104,18 +118,50 @@ class ResultFolder:
         path = self.state / ABOUT
         if path.is_file():
             before = json.loads(path.read_text(encoding="utf-8"))
-            for option, fingerprint in about.items():
-                if before.get(option) != fingerprint:
-                    raise UsageError(
-                        f"{self.root}: was begun with another content of {option}; bring that back, or name another "
-                        "folder with -o"
-                    )
-            return
+            if self.begun:
+                self.compare(before, about)
+                return
+            if self._changed(settings) or not before.items() >= about.items():
+                # What the trunk gave is of other settings or data; no epoch of them is finished.
+                for name in (STATES, STATES_READY):
+                    (self.state / name).unlink(missing_ok=True)
         try:
             write_json(self.root / SETTINGS, settings.resolved(), self.state)
             write_json(path, about, self.state)
         except OSError as error:
             raise disk_error(self.root, error) from error
+
+    def compare(self, before: dict[str, Any], now: dict[str, str]) -> None:
+        """See that what is read is what was read.
+
+        Args:
+            before: fingerprints of the run that was begun or finished, by option.
+            now: as for `begin`.
+
+        Raises:
+            UsageError: something has another content.
+        """
+        for option, fingerprint in now.items():
+            if before.get(option, fingerprint) != fingerprint:
+                raise UsageError(
+                    f"{self.root}: was begun with another content of {option}; bring that back, or name another "
+                    "folder with -o"
+                )
+
+    def once(self, name: str, value: T) -> T:
+        """What the run chose for `name` when it was begun; `value`, which is written down, if nothing was chosen yet.
+
+        Raises:
+            RaypipeError: the disk is full.
+        """
+        path = self.state / ABOUT
+        chosen = json.loads(path.read_text(encoding="utf-8"))
+        if name not in chosen:
+            try:
+                write_json(path, {**chosen, name: value}, self.state)
+            except OSError as error:
+                raise disk_error(self.root, error) from error
+        return chosen.get(name, value)
 
     @contextmanager
     def writing(self) -> Iterator[Path]:

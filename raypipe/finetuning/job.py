@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from model import head_files
-from model.identity import checkpoint_folder
 from raypipe.checkpoints import Checkpoint, find_checkpoint
 from raypipe.errors import IncompleteError, InputError, RaypipeError, UsageError
+from raypipe.finetuning.cautions import cautions
 from raypipe.finetuning.examples import Examples
 from raypipe.finetuning.folder import REJECTS, ResultFolder
-from raypipe.finetuning.metrics import check_installed, choose_metric
+from raypipe.finetuning.metrics import check_installed, check_metric, choose_metric
 from raypipe.finetuning.report import Report, read_report
 from raypipe.finetuning.rows import Rejects
 from raypipe.finetuning.selection import describe, prepare
@@ -41,6 +41,7 @@ class Task:
         name: of the head.
         metric: what the best epoch is chosen by.
         start: head to go on from, or None.
+        cautions: what to think of before the figures are believed.
         say: takes a line for the person who waits.
     """
 
@@ -52,6 +53,7 @@ class Task:
     name: str
     metric: str
     start: head_files.HeadFile | None
+    cautions: list[str]
     say: Say
 
 
@@ -75,14 +77,15 @@ def finetune(settings: FinetuneSettings, say: Say) -> Report:
     folder = ResultFolder(settings.output)
     folder.check(settings)
     if folder.finished:
+        examples, _, _ = _prepare(settings, checkpoint, start, Rejects())
+        report = read_report(folder.root)
+        folder.compare(report.inputs, _inputs(examples, checkpoint, start))
         say(f"{folder.root}: is finished; nothing to do")
-        return read_report(folder.root)
+        return report
     with folder.opened(settings):
         rejects = Rejects()
         try:
-            examples, columns, total = prepare(
-                settings, checkpoint.config.context, rejects, None if start is None else start.config
-            )
+            examples, columns, total = _prepare(settings, checkpoint, start, rejects)
         except InputError as error:
             if not rejects.rows:
                 raise
@@ -94,19 +97,34 @@ def finetune(settings: FinetuneSettings, say: Say) -> Report:
             folder,
             examples,
             columns,
-            _name(settings, checkpoint, columns),
+            _name(settings, columns),
             choose_metric(settings.metric, examples.space),
             start,
+            cautions(examples, settings, checkpoint.config.context),
             say,
         )
-        for line in describe(examples, columns, total, rejects):
+        for line in (*describe(examples, columns, total, rejects), *task.cautions):
             say(line)
-        about = {"--data": examples.fingerprint, "--model": checkpoint.fingerprint}
-        folder.begin(settings, about | ({} if start is None else {"--start": start.fingerprint}))
+        valid = examples.part("valid")
+        if len(valid) and settings.epochs and not settings.pairs:
+            check_metric(task.metric, examples.space, examples.labels_of(valid))
+        folder.begin(settings, _inputs(examples, checkpoint, start))
         rejects.write(folder.root / REJECTS)
         report = _teach(task)
         folder.clean()
     return report
+
+
+def _prepare(
+    settings: FinetuneSettings, checkpoint: Checkpoint, start: head_files.HeadFile | None, rejects: Rejects
+) -> tuple[Examples, tuple[str, ...], int]:
+    return prepare(settings, checkpoint.config.context, rejects, None if start is None else start.config)
+
+
+def _inputs(examples: Examples, checkpoint: Checkpoint, start: head_files.HeadFile | None) -> dict[str, str]:
+    """Fingerprints of what is read, by the option that names it."""
+    found = {"--data": examples.fingerprint, "--model": checkpoint.fingerprint}
+    return found if start is None else {**found, "--start": start.fingerprint}
 
 
 def _teach(task: Task) -> Report:
@@ -153,17 +171,13 @@ def _start(settings: FinetuneSettings, checkpoint: Checkpoint) -> head_files.Hea
     return found
 
 
-def _name(settings: FinetuneSettings, checkpoint: Checkpoint, columns: tuple[str, ...]) -> str:
-    """The name of the head.
+def _name(settings: FinetuneSettings, columns: tuple[str, ...]) -> str:
+    """The name of the head; the checkpoint may have one of that name, since this one is named by its file.
 
     Raises:
-        UsageError: the checkpoint has a head of that name.
-        CheckpointError: it cannot name one.
+        CheckpointError: it cannot name a head.
     """
     usual = columns[0] if len(columns) == 1 and settings.task != "structure" else settings.kind
     name = settings.name or re.sub(r"[^A-Za-z0-9._-]+", "_", usual).strip("._-") or settings.kind
     head_files.check_name(name, "--name")
-    known = head_files.head_names(checkpoint_folder(checkpoint.path))
-    if settings.method == "frozen" and name.lower() in (other.lower() for other in known):
-        raise UsageError(f"{checkpoint.name} has a head called {name!r} already; give yours another --name")
     return name

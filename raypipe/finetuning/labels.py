@@ -19,7 +19,7 @@ from model.head_config import Kind, Problem
 from model.structure import Structure, parse_dot_bracket
 from raypipe.errors import UsageError
 
-_SEPARATORS = re.compile(r"[,;|]|\s+")
+_SEPARATORS = re.compile(r"\s*[,;|]\s*|\s+")
 _PARTED = re.compile(r"[,;|\s]")
 
 

@@ -17,6 +17,7 @@ from raypipe.finetuning.metrics import Metrics
 BINS = 100
 THRESHOLDS = np.arange(5, 96, 5) / 100
 """Among which the best is looked for."""
+_DRAWS = 100
 _KEPT = 10
 """Likeliest pairs that are kept of a sequence while a threshold is looked for, times its nucleotides: 20 times those
 of any structure."""
@@ -93,3 +94,12 @@ def figures(counts: Sequence[PairCounts]) -> Metrics:
     if not counts:
         return {}
     return {**asdict(mean_scores(counts)), "pooled_f1": pooled_scores(counts).f1}
+
+
+def pairs_error(counts: Sequence[PairCounts], name: str) -> float | None:
+    """Standard error of a figure over sequences drawn again, with replacement (bootstrap)."""
+    dice = np.random.default_rng(0)
+    number = len(counts)
+    drawn = [dice.integers(0, number, number).tolist() for _ in range(_DRAWS if number > 1 else 0)]
+    found = [figures([counts[place] for place in places])[name] for places in drawn]
+    return float(np.std(found, ddof=1)) if found else None

@@ -27,13 +27,16 @@ class Report:
     metrics: dict[str, Any]
 
     @property
+    def inputs(self) -> dict[str, str]:
+        """Fingerprints of what was read, by the option that named it."""
+        names = {"--data": "data_fingerprint", "--model": "model_fingerprint", "--start": "start_fingerprint"}
+        return {option: self.metrics[name] for option, name in names.items() if self.metrics.get(name)}
+
+    @property
     def predict(self) -> str:
         """The command that predicts with the head."""
-        model = self.root / "model" if self.metrics["method"] != "frozen" else None
-        named = shlex.quote(str(model)) if model else shlex.quote(self.metrics["model"])
-        head = f"{self.metrics['name']}.safetensors"
-        dtype = f" --dtype {self.metrics['dtype']}" if self.metrics["dtype"] else ""
-        return f"raypipe predict FILE --model {named} --heads {shlex.quote(str(self.root / head))}{dtype}"
+        dtype = f" --dtype {self.metrics['dtype']}" if self.metrics.get("dtype") else ""
+        return f"raypipe predict FILE --heads {shlex.quote(str(self.root))}{dtype}"
 
     def table(self) -> str:
         """Parts and their figures, a guess that looks at no sequence below each."""
@@ -80,7 +83,9 @@ def readme(report: Report, command: str) -> str:
         + "".join(f"    {line}\n" for line in report.table().splitlines())
         + "\nMeasured on the predictions of the finished head. `n` counts what is labelled: sequences, nucleotides or\n"
         "pairs. A guess says the same of every sequence: how often each class is in train, or the mean of its values.\n"
-        f"\n## How it was made\n\n    {command}\n\n"
+        f"Standard errors are over sequences, drawn again. Parts by: {about['split_by']}.\n"
+        + "".join(f"\n- {line}\n" for line in about["cautions"])
+        + f"\n## How it was made\n\n    {command}\n\n"
         "All settings are in settings.json, which `--config` reads. metrics.jsonl has a line for every epoch,\n"
         "metrics.json all figures, predictions.parquet and predictions.tsv what the head says of the sequences held\n"
         "out, rejects.tsv the rows that were not used and why.\n"

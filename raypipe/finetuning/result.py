@@ -16,9 +16,11 @@ from model.adapters import write_adapter
 from model.head_files import FOLDER as HEADS
 from model.lora import merge_lora, write_lora
 from raypipe import __version__
+from raypipe.finetuning.cautions import split_by
 from raypipe.finetuning.curve import draw_curve
 from raypipe.finetuning.examples import PARTS
 from raypipe.finetuning.folder import HISTORY, METRICS
+from raypipe.finetuning.metrics import usual_metric
 from raypipe.finetuning.predictions import write_predictions
 from raypipe.finetuning.report import Report, readme
 from raypipe.finetuning.scoring import labelled, measure_predictions
@@ -62,7 +64,10 @@ def write_result(task: Task, workshop: Workshop, standing: Standing) -> Report:
             if part == "train":
                 parts[part] = {"sequences": len(own), "n": _entries(task, own), **_train_loss(standing)}
             else:
-                parts[part] = measure_predictions(examples, own, [by_place[place] for place in own.tolist()], limit)
+                found = [by_place[place] for place in own.tolist()]
+                parts[part] = measure_predictions(
+                    examples, own, found, limit, usual_metric(task.metric, examples.space)
+                )
         shown = examples.part("test") if len(examples.part("test")) else examples.part("valid")
         if len(shown):
             write_predictions(draft, examples, shown, [by_place[place] for place in shown.tolist()])
@@ -98,8 +103,7 @@ def _write_model(task: Task, workshop: Workshop, draft: Path, trained: bool) -> 
     write_adapter(adapter, workshop.head, workshop.config, trunk=fingerprint(folder), trained=trained)
     (folder / HEADS).mkdir()
     shutil.copy2(adapter, folder / HEADS / adapter.name)
-    dtype = task.settings.dtype or ("bfloat16" if model.device.type == "cuda" else "float32")
-    return load(folder, device=model.device, dtype=dtype)
+    return load(folder, device=model.device, dtype=workshop.dtype)
 
 
 def _predict(model: Model, name: str, sequences: Sequence[str], pairs: bool) -> list[Any]:
@@ -143,6 +147,7 @@ def _metrics(task: Task, workshop: Workshop, standing: Standing, parts: dict[str
         "model_fingerprint": task.checkpoint.fingerprint,
         "method": task.settings.method,
         "dtype": task.settings.dtype,
+        "computed": {"device": workshop.model.device.type, "dtype": workshop.dtype, "cached": workshop.cached},
         "trained_parameters": workshop.num_parameters,
         "threshold": workshop.config.threshold,
         "metric": task.metric,
@@ -150,6 +155,9 @@ def _metrics(task: Task, workshop: Workshop, standing: Standing, parts: dict[str
         "epochs": standing.epoch,
         "seconds": round(standing.seconds, 1),
         "data_fingerprint": task.examples.fingerprint,
+        "start_fingerprint": None if task.start is None else task.start.fingerprint,
+        "split_by": split_by(task.settings),
+        "cautions": task.cautions,
         "raypipe": __version__,
         "parts": parts,
     }

@@ -17,8 +17,8 @@ from model.structure_metrics import compare_pairs
 from raypipe.finetuning.batching import plain_batches
 from raypipe.finetuning.examples import Examples
 from raypipe.finetuning.learners import Learner
-from raypipe.finetuning.metrics import Metrics, by_class, measure
-from raypipe.finetuning.pairs import THRESHOLDS, PairMaps, figures
+from raypipe.finetuning.metrics import Metrics, by_class, measure, standard_error
+from raypipe.finetuning.pairs import THRESHOLDS, PairMaps, figures, pairs_error
 from raypipe.finetuning.spaces import Space
 
 
@@ -38,10 +38,11 @@ class Measured:
     values: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def best_threshold(self, space: Space) -> float:
-        """The threshold with the highest F1."""
+        """The threshold with the highest F1 of the yes, for several outputs of its mean."""
         if self.pairs is not None:
             return self.pairs.best_threshold()
-        return max(map(float, THRESHOLDS), key=lambda t: measure(space, self.labels, self.values, t)["macro_f1"] or 0.0)
+        name = "f1" if space.problem == "binary" else "macro_f1"
+        return max(map(float, THRESHOLDS), key=lambda t: measure(space, self.labels, self.values, t)[name] or 0.0)
 
 
 def measure_learner(
@@ -78,7 +79,7 @@ def measure_learner(
 
 
 def measure_predictions(
-    examples: Examples, places: np.ndarray, predictions: Sequence[Any], threshold: float
+    examples: Examples, places: np.ndarray, predictions: Sequence[Any], threshold: float, metric: str
 ) -> dict[str, Any]:
     """What the predictions of a finished head are worth, with those of a guess that looks at no sequence beside it.
 
@@ -87,19 +88,23 @@ def measure_predictions(
         places: of those that were predicted.
         predictions: as `Model.predict` gives them, in the order of `places`.
         threshold: above which an answer is yes.
+        metric: the figure that gets a standard error, `<metric>_error`.
     """
     space = examples.space
+    error = f"{metric}_error"
     if space.task in ("contact", "structure"):
         counts = [
             compare_pairs(said_pairs(space.task, found), examples.labels[place], len(examples.sequences[place]))
             for place, found in zip(places.tolist(), predictions, strict=True)
         ]
-        return {"sequences": len(places), "n": sum(one.known for one in counts), **figures(counts)}
+        spread = pairs_error(counts, metric)
+        return {"sequences": len(places), "n": sum(one.known for one in counts), **figures(counts), error: spread}
     labels, values = _together(examples, places, [found.values for found in predictions])
     found: dict[str, Any] = {
         "sequences": len(places),
         "n": labelled(labels),
         **measure(space, labels, values, threshold),
+        error: standard_error(space, *_each(examples, places, predictions), threshold, metric),
     }
     found["baseline"] = _baseline(examples, labels, len(values), threshold)
     if space.problem == "multiclass":
@@ -131,10 +136,17 @@ def _single(space: Space, name: str) -> Space:
 
 def _together(examples: Examples, places: np.ndarray, values: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Labels (n,) or (n, C), and values (n, C)."""
-    labels = [examples.labels[place] for place in places.tolist()]
-    if examples.space.task == "sequence":
-        return np.stack(labels), np.stack(values)
-    return np.concatenate(labels), np.concatenate(values)
+    join = np.stack if examples.space.task == "sequence" else np.concatenate
+    return examples.labels_of(places), join(values)
+
+
+def _each(
+    examples: Examples, places: np.ndarray, predictions: Sequence[Any]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Labels and values of each sequence, its labelled things along the first axis."""
+    axis = (None,) if examples.space.task == "sequence" else ()
+    labels = [examples.labels[place][axis] for place in places.tolist()]
+    return labels, [found.values[axis] for found in predictions]
 
 
 def _baseline(examples: Examples, labels: np.ndarray, number: int, threshold: float) -> Metrics:

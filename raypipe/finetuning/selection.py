@@ -11,8 +11,10 @@ import numpy as np
 from model.head_config import HeadConfig
 from raypipe.cleaning import md5
 from raypipe.errors import InputError, UsageError
-from raypipe.finetuning.examples import Examples, check_parts, part_by
+from raypipe.finetuning.cautions import check_taught
+from raypipe.finetuning.examples import Examples, check_parts
 from raypipe.finetuning.labels import LabelError, Parser, Words
+from raypipe.finetuning.parting import NEAR_TEST, parts_of
 from raypipe.finetuning.rows import Rejects, Row
 from raypipe.finetuning.settings import FinetuneSettings
 from raypipe.finetuning.sources import read_rows
@@ -58,16 +60,19 @@ def prepare(
     if head is None:
         # The problem shows in all rows, before any are taken out.
         raws = [one.raw for one in candidates]
-        first = settle(settings.kind, columns, raws, raws, settings.problem)
+        first = settle(settings.kind, columns, raws, raws, settings.problem, settings.positive)
         candidates = _sampled(_without_rare(candidates, first, settings, rejects), first, settings, rejects)
         taught = [one.raw for one in candidates if one.part == "train" or not settings.epochs]
-        space = settle(settings.kind, columns, [one.raw for one in candidates], taught, first.problem)
+        raws = [one.raw for one in candidates]
+        space = settle(settings.kind, columns, raws, taught, first.problem, settings.positive)
     else:
         space = of_head(head, columns)
         candidates = _sampled(candidates, space, settings, rejects)
     examples = _encoded(candidates, space, rejects, known=head is not None)
     rejects.check(total, settings.max_rejects)
     check_parts(settings, examples.parts)
+    if settings.epochs:
+        check_taught(examples, columns)
     return examples, columns, total
 
 
@@ -80,7 +85,7 @@ def reasons(rejects: Rejects) -> str:
 
 
 def describe(examples: Examples, columns: tuple[str, ...], total: int, rejects: Rejects) -> list[str]:
-    """What was read and what it means, for the person who waits."""
+    """What was read and what it means, for the person who waits; see also `cautions`."""
     space = examples.space
     counts = ", ".join(f"{name} {len(examples.part(name)):,}" for name in ("train", "valid", "test"))
     lines = [f"{total:,} rows read, {len(examples):,} sequences used ({counts}); {reasons(rejects)}"]
@@ -99,7 +104,7 @@ def _labelled(
     rows: list[Row], parse: Parser, settings: FinetuneSettings, longest: int | None, rejects: Rejects
 ) -> list[_Candidate]:
     found: list[_Candidate] = []
-    for row in rows:
+    for row, part in zip(rows, parts_of(settings, rows), strict=True):
         if longest is not None and len(row.sequence) > longest:
             rejects.left_out(row, f"longer than {longest} nt", f"{len(row.sequence)} nt; see --max-length")
             continue
@@ -110,8 +115,10 @@ def _labelled(
             continue
         if raw is None:
             rejects.left_out(row, "unlabelled", "no label")
+        elif part == NEAR_TEST:
+            rejects.left_out(row, NEAR_TEST, "of a group or like a sequence of the test part")
         else:
-            found.append(_Candidate(row, raw, part_by(settings, row)))
+            found.append(_Candidate(row, raw, part))
     return found
 
 

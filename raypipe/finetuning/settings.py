@@ -23,7 +23,8 @@ HEAD = Parameter(group=Group("Head", sort_key=3))
 TRAINING = Parameter(group=Group("Training", sort_key=4))
 LORA = Parameter(group=Group("LoRA", sort_key=5))
 
-# What may differ between a run and the command that goes on with it: results do not depend on it.
+# What may differ between a run and the command that goes on with it. Type of computation and cache stay what they were
+# when the run was begun; on another device sums are rounded, and dropout falls, in another way, which is said.
 FREE = ("output", "data", "table", "finish", "cache_gib", "device", "checkpoint_activations")
 
 
@@ -67,6 +68,9 @@ class FinetuneSettings(BaseModel):
     problem: Annotated[Problem | None, DATA] = Field(
         default=None, description="By default what the labels look like: texts are classes, decimal numbers values."
     )
+    positive: Annotated[str | None, DATA] = Field(
+        default=None, description="Which of two labels is yes; the problem is then binary."
+    )
     rename: Annotated[Names, DATA] = Field(
         default=[],
         description="OLD=NEW,...: rename and merge classes; '*=NEW' is for all others, OLD= makes it unlabelled.",
@@ -103,6 +107,18 @@ class FinetuneSettings(BaseModel):
         default=0.1, ge=0, lt=1, description="Share for early stopping. With --split-column the column decides."
     )
     test: Annotated[float, SPLIT] = Field(default=0.1, ge=0, lt=1, description="Share held out to the end.")
+    cluster: Annotated[float | None, SPLIT] = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Keep sequences together that are alike to this share, e.g. 0.8, by the words of 10 nt that they "
+        "share.",
+    )
+    test_where: Annotated[str | None, SPLIT] = Field(
+        default=None,
+        description="SQL condition on the table's columns: these rows are test, instead of a share, such as families "
+        "held out. What shares a group with them, or with --cluster is alike, is not used.",
+    )
     name: Annotated[str | None, HEAD] = Field(
         default=None, description="Name of the head. By default that of the label column."
     )
@@ -119,9 +135,10 @@ class FinetuneSettings(BaseModel):
         default=None,
         description="Probability above which the answer is yes, or auto: the best on valid (the default for pairs).",
     )
-    whiten: Annotated[bool, Parameter(negative="--no-whiten"), HEAD] = Field(
-        default=True,
-        description="Whiten what the head reads while it learns; the finished head has it in its weights.",
+    whiten: Annotated[bool | None, Parameter(negative="--no-whiten"), HEAD] = Field(
+        default=None,
+        description="Whiten what the head reads while it learns; the finished head has it in its weights. By default "
+        "where the head begins with a linear map.",
     )
     start: Annotated[Path | None, HEAD] = Field(
         default=None,
@@ -172,11 +189,19 @@ class FinetuneSettings(BaseModel):
         description="Type of the trunk's computation (autocast, with lora and full). By default float32 on CPU and "
         "bfloat16 on CUDA.",
     )
+    head_dtype: Annotated[Literal["float32", "bfloat16"], RUN] = Field(
+        default="float32",
+        description="Type in which a structure head's maps are computed while it learns; bfloat16 takes half the time "
+        "where the processor has it.",
+    )
     device: Annotated[str | None, RUN] = Field(
         default=None, description="cpu, cuda, cuda:1, ...; by default CUDA where there is one."
     )
     cache_gib: Annotated[float, RUN] = Field(
-        default=16.0, ge=0, description="Disk for what a frozen trunk gives, computed once; 0 computes it every epoch."
+        default=16.0,
+        ge=0,
+        description="Disk for what a frozen trunk gives, computed once; 0 computes it every epoch. Settled when a run "
+        "begins.",
     )
     checkpoint_activations: Annotated[bool, RUN] = Field(
         default=False, description="Compute the trunk twice to save memory, with lora and full."
@@ -239,10 +264,14 @@ def check(settings: FinetuneSettings) -> None:
         raise UsageError("name the folder of the result: -o RESULT")
     if settings.pairs and settings.problem not in (None, "binary"):
         raise UsageError(f"--problem {settings.problem}: a {task} is there or not (binary); leave it out")
+    if settings.positive is not None and (settings.pairs or settings.problem not in (None, "binary")):
+        raise UsageError("--positive: names the yes of two labels (--problem binary); leave it out")
     if task != "sequence" and settings.pooling:
         raise UsageError(f"--pooling: only a sequence head reads a pooled vector; leave it out with --task {task}")
     if task == "structure" and (settings.transform or settings.dropout):
         raise UsageError("--transform, --dropout: a structure head has a fixed form; leave them out")
+    if task != "structure" and settings.head_dtype != "float32":
+        raise UsageError("--head-dtype: is for structure heads; leave it out")
     if settings.pairs and settings.class_weights != ["none"]:
         raise UsageError(f"--class-weights: a {task} has no classes; use --positive-weight")
     if not settings.pairs and settings.positive_weight != 1:
@@ -251,6 +280,8 @@ def check(settings: FinetuneSettings) -> None:
         raise UsageError(f"--min-per-class, --max-per-class, --rename: a {task} has no classes; leave them out")
     if settings.valid + settings.test >= 1:
         raise UsageError(f"--valid {settings.valid:g} and --test {settings.test:g} leave nothing to train on")
+    if settings.split_column and (settings.cluster or settings.test_where):
+        raise UsageError("--cluster, --test-where: with --split-column the column decides; leave them out")
     if settings.threshold is not None and settings.threshold != "auto" and not 0 <= settings.threshold < 1:
         raise UsageError(f"--threshold {settings.threshold:g}: is a probability, from 0 to below 1")
     if settings.method == "frozen":
@@ -262,8 +293,14 @@ def check(settings: FinetuneSettings) -> None:
             )
     elif settings.dtype == "float16":
         raise UsageError("--dtype float16: gradients underflow in it; train in bfloat16 or float32")
-    if settings.start and settings.problem:
-        raise UsageError("--problem: the head of --start has one already; leave it out")
+    if settings.start:
+        given = [
+            name for name in ("problem", "positive", "pooling", "transform") if getattr(settings, name) is not None
+        ]
+        if given:
+            raise UsageError(f"--{given[0]}: the head of --start has its own already; leave it out")
+    elif settings.whiten and task == "contact" and settings.transform is None:
+        raise UsageError("--whiten: a contact head without --transform multiplies states as they are; leave it out")
 
 
 def head_config(settings: FinetuneSettings, problem: Problem, num_labels: int, labels: tuple[str, ...]) -> HeadConfig:

@@ -16,7 +16,7 @@ from raypipe.cleaning import clean, judge
 from raypipe.errors import InputError, UsageError
 from raypipe.finetuning.rows import Rejects, Row
 from raypipe.finetuning.settings import FinetuneSettings
-from raypipe.finetuning.tables import Columns, Wanted, read_table
+from raypipe.finetuning.tables import TESTED, Columns, Wanted, read_table
 from raypipe.sources import TableColumns, read_records
 from raypipe.tables import table_kind
 from raypipe.unpacking import BUFFER, open_unpacked, unreadable
@@ -85,6 +85,7 @@ def _wanted(settings: FinetuneSettings, **about: Any) -> Wanted:
         usual_labels=USUAL_LABELS.get(settings.kind, ()),
         others=_others(settings),
         where=settings.where,
+        marks={TESTED: settings.test_where} if settings.test_where else {},
         **about,
     )
 
@@ -141,8 +142,10 @@ def _read_structures(file: str, settings: FinetuneSettings, rejects: Rejects) ->
     """The records of a dot-bracket, bpseq or ct file."""
     if settings.task == "sequence":
         raise UsageError(f"{file}: holds no labels of sequences; {_HOW}")
-    if settings.where or settings.split_column or settings.group_column:
-        raise UsageError(f"{file}: --where, --split-column and --group-column need a table, and this is none")
+    if settings.where or settings.split_column or settings.group_column or settings.test_where:
+        raise UsageError(
+            f"{file}: --where, --test-where, --split-column and --group-column need a table, and this is none"
+        )
     suffix = Path(file).suffix.lower()
     rows: list[Row] = []
     total = 0
@@ -193,7 +196,7 @@ def _records(lines: list[str]) -> Iterator[tuple[int, str, list[str]]]:
 
 def _by_row(found: Columns, settings: FinetuneSettings) -> list[dict[str, Any]]:
     """The values of the label and split columns, row by row."""
-    names = [*found.labels, *_others(settings)]
+    names = [*found.labels, *_others(settings), *([TESTED] if settings.test_where else [])]
     return [dict(zip(names, cells, strict=True)) for cells in zip(*map(found.column, names), strict=True)]
 
 

@@ -18,7 +18,10 @@ from raypipe.finetuning.labels import LabelError
 IGNORE = -100
 """The label of what is not labelled, as in `model.losses`; regression has NaN."""
 
-TRUTH = {"0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
+_PLAIN = {"0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
+# As a table writes 0 and 1 in a column with gaps; they may be values as well.
+_DECIMAL = {"0.0": 0, "1.0": 1}
+TRUTH = _PLAIN | _DECIMAL
 MOST_CLASSES = 1000
 _FEW = 20  # classes that a message names
 
@@ -94,6 +97,7 @@ def settle(
     raws: Iterable[np.ndarray],
     taught: Iterable[np.ndarray],
     problem: Problem | None,
+    positive: str | None = None,
 ) -> Space:
     """What a set of labels means.
 
@@ -103,6 +107,7 @@ def settle(
         raws: of all rows; the problem shows in them.
         taught: of those that are trained on; the classes are theirs.
         problem: where the user says it.
+        positive: which of two words is yes, where the user says it.
 
     Raises:
         InputError: nobody can say what the labels are, or there is nothing to tell apart.
@@ -111,12 +116,12 @@ def settle(
         return Space(task, "binary", (task,))
     seen = _Seen.of(raws, 1 if task == "token" else 0)
     where = f"column{'s' if len(columns) > 1 else ''} {', '.join(columns)}"
-    found = problem or seen.problem(where, len(columns))
+    found = problem or ("binary" if positive else seen.problem(where, len(columns)))
     named = tuple(columns) if len(columns) == max(seen.width, 1) else tuple(str(i) for i in range(seen.width))
     if found == "regression" or (found == "multilabel" and seen.words <= set(TRUTH) and seen.vector):
         return Space(task, found, named, TRUTH if found == "multilabel" else None)
     if found == "binary":
-        return Space(task, found, *_binary(seen, columns, where))
+        return Space(task, found, *_binary(seen, columns, where, positive))
     classes = _sorted({text for raw in taught for text in np.unique(_as_texts(raw)).tolist()} - {""})
     if found == "multiclass" and len(classes) < 2:
         raise InputError(
@@ -165,14 +170,14 @@ class _Seen:
 
     Attributes:
         words: the different texts.
-        floats: whether there are numbers that were no texts.
+        floats: the different numbers that were no texts, as far as they tell 0 and 1 from others.
         vector: whether there are several labels for one thing; `ragged` where their number differs.
         width: how many.
         total: labelled things.
     """
 
     words: set[str]
-    floats: bool
+    floats: set[float]
     vector: bool
     ragged: bool
     width: int
@@ -181,12 +186,14 @@ class _Seen:
     @classmethod
     def of(cls, raws: Iterable[np.ndarray], axes: int) -> _Seen:
         words: set[str] = set()
-        floats, total = False, 0
+        floats: set[float] = set()
+        total = 0
         widths: set[int] = set()
         for raw in raws:
             total += raw.size
             if raw.dtype.kind == "f":
-                floats = True
+                known = raw[~np.isnan(raw)]
+                floats.update(known[np.isin(known, (0, 1))][:1].tolist(), known[~np.isin(known, (0, 1))][:1].tolist())
             else:
                 words.update(np.unique(raw).tolist())
             widths.add(raw.shape[-1] if raw.ndim > axes else 0)
@@ -195,10 +202,16 @@ class _Seen:
         return cls(words, floats, vector, len(widths) > 1, max(widths, default=0) if vector else 1, total)
 
     def problem(self, where: str, num_columns: int) -> Problem:
+        lower = {word.lower() for word in self.words}
+        if self.floats <= {0.0, 1.0} and lower <= set(TRUTH) and (self.floats or not lower <= set(_PLAIN)):
+            yes_no = "multilabel" if self.vector else "binary"
+            raise InputError(
+                f"{where}: the labels are 0.0 and 1.0, which may be yes or no, or values; say what they are: --problem "
+                f"{yes_no} or regression"
+            )
         if self.floats:
             return "regression"
-        lower = {word.lower() for word in self.words}
-        if lower <= set(TRUTH) and not self.ragged:
+        if lower <= set(_PLAIN) and not self.ragged:
             return "multilabel" if self.vector else "binary"
         whole = all(_is_whole(word) for word in self.words)
         if not whole and all(_is_number(word) for word in self.words):
@@ -215,14 +228,19 @@ class _Seen:
         return "multiclass"
 
 
-def _binary(seen: _Seen, columns: Sequence[str], where: str) -> tuple[tuple[str, ...], dict[str, int]]:
+def _binary(
+    seen: _Seen, columns: Sequence[str], where: str, positive: str | None
+) -> tuple[tuple[str, ...], dict[str, int]]:
     """The name of the one output, and which word is yes."""
     words = _sorted(seen.words)
-    if {word.lower() for word in words} <= set(TRUTH):
+    if positive is None and {word.lower() for word in words} <= set(TRUTH):
         return (columns[0],), TRUTH
     if len(words) != 2:
         raise InputError(f"{where}: {len(words)} different labels ({shown(words)}) where --problem binary has two")
-    return (words[1],), {words[0]: 0, words[1]: 1}
+    if positive not in words:
+        asked = "say which" if positive is None else f"--positive {positive} is none of them; say which"
+        raise InputError(f"{where}: the labels are {words[0]} and {words[1]}; {asked} is yes: --positive {words[1]}")
+    return (positive,), {word: int(word == positive) for word in words}
 
 
 def _sorted(words: Iterable[str]) -> tuple[str, ...]:

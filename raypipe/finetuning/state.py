@@ -1,4 +1,7 @@
-"""Where a run stands after an epoch: weights, optimizer, random numbers, history. One file, whole or absent."""
+"""Where a run stands after an epoch: weights, what they are learned on, optimizer, random numbers, history.
+
+One file, whole or absent.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,8 @@ from torch import Tensor
 
 from index.files import atomic
 from raypipe.errors import RaypipeError
+from raypipe.finetuning.folder import EPOCH
 
-FOLDER = ".state"
-FILE = "epoch.safetensors"
 _KEY = "raypipe.finetuning"
 
 Weights = dict[str, Tensor]
@@ -44,25 +46,27 @@ class Standing:
     seconds: float = 0.0
 
 
-def save(folder: Path, standing: Standing, now: Weights, optimizer: torch.optim.Optimizer) -> None:
+def save(folder: Path, standing: Standing, now: Weights, fixed: Weights, optimizer: torch.optim.Optimizer) -> None:
     """Write everything that going on needs.
 
     Args:
         folder: `.state` of the result.
         standing: where the run is.
         now: the weights as they are.
+        fixed: what the weights are learned on and does not change, by name; see `fixed_tensors`.
         optimizer: with its moments.
     """
     tensors = {f"now.{name}": value for name, value in now.items()}
     tensors |= {f"best.{name}": value for name, value in standing.best.items()}
+    tensors |= {f"fixed.{name}": value for name, value in fixed.items()}
     for number, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{key}": value for key, value in moments.items()}
     tensors["random"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random_cuda"] = torch.cuda.get_rng_state()
+    if (device := _device(now)).type == "cuda":
+        tensors["random_cuda"] = torch.cuda.get_rng_state(device)
     about = {name: getattr(standing, name) for name in ("epoch", "history", "best_epoch", "best_value", "seconds")}
-    flat = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    with atomic(folder / FILE, folder) as temporary:
+    flat = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with atomic(folder / EPOCH, folder) as temporary:
         save_file(flat, temporary, metadata={_KEY: json.dumps(about)})
 
 
@@ -75,7 +79,7 @@ def load(folder: Path, now: Weights, optimizer: torch.optim.Optimizer) -> Standi
     Raises:
         RaypipeError: the file is damaged, or of another run.
     """
-    path = folder / FILE
+    path = folder / EPOCH
     if not path.is_file():
         return None
     try:
@@ -93,11 +97,40 @@ def load(folder: Path, now: Weights, optimizer: torch.optim.Optimizer) -> Standi
                 moments.setdefault(int(number), {})[key] = value
         optimizer.load_state_dict({**state, "state": moments})
         torch.set_rng_state(tensors["random"])
-        if torch.cuda.is_available() and "random_cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random_cuda"])
-        best = {name.removeprefix("best."): value for name, value in tensors.items() if name.startswith("best.")}
-        return Standing(best=best, **about)
+        if (device := _device(now)).type == "cuda" and "random_cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random_cuda"], device)
+        return Standing(best=_part(tensors, "best."), **about)
     except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError, OSError) as error:
-        raise RaypipeError(
-            f"{path}: is damaged or of another run ({error}); remove {folder} to train from the beginning"
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def fixed_tensors(folder: Path) -> Weights | None:
+    """What `save` was given as `fixed`; None where nothing is saved yet.
+
+    Raises:
+        RaypipeError: the file is damaged.
+    """
+    path = folder / EPOCH
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as handle:
+            names = [name for name in handle.keys() if name.startswith("fixed.")]  # noqa: SIM118
+            return _part({name: handle.get_tensor(name) for name in names}, "fixed.")
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _part(tensors: Weights, prefix: str) -> Weights:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _device(weights: Weights) -> torch.device:
+    """Where what is trained lies, all of it."""
+    return next(iter(weights.values())).device
+
+
+def _damaged(path: Path, error: Exception) -> RaypipeError:
+    return RaypipeError(
+        f"{path}: is damaged or of another run ({error}); remove {path.parent} to train from the beginning"
+    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from raypipe.tables import ID_COLUMNS, LONGEST_FIELD, SEQUENCE_COLUMNS, table_ki
 from raypipe.unpacking import open_unpacked
 
 _LINE = "__raypipe_line"
+TESTED, CHOSEN = "--test-where", "--where"
+"""Columns of yes or no that conditions give, by the options that name them."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Wanted:
         others: further columns, which must be there.
         need_id, need_sequence: whether their absence is an error.
         where: SQL condition on all columns of the table.
+        marks: name of a further column -> condition: it says of each row whether that holds.
     """
 
     id: str | None
@@ -41,6 +44,7 @@ class Wanted:
     need_id: bool = False
     need_sequence: bool = True
     where: str | None = None
+    marks: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,11 @@ def read_table(path: str, wanted: Wanted, rejects: Rejects) -> Columns:
     table = table.append_column(_LINE, pa.array(lines, pa.int64()))
     read = table.num_rows
     if wanted.where:
-        table = _choose(path, table, wanted.where)
+        table = table.filter(pa.array(_holds(path, table, wanted.where, CHOSEN)))
         rejects.unread += read - table.num_rows
     chosen = dict.fromkeys(name for name in (id_, sequence, *labels, *wanted.others) if name)
     values = {name: table[name].to_pylist() for name in chosen}
+    values |= {name: _holds(path, table, condition, name).tolist() for name, condition in wanted.marks.items()}
     return Columns(path, id_, sequence, labels, values, table[_LINE].to_pylist(), read)
 
 
@@ -172,8 +177,8 @@ def _check_present(path: str, present: Sequence[str], name: str) -> None:
         raise InputError(f"{path}: no column {name!r}; {hint}It has: {', '.join(present)}")
 
 
-def _choose(path: str, table: pa.Table, where: str) -> pa.Table:
-    """The rows for which a condition holds, in their order."""
+def _holds(path: str, table: pa.Table, where: str, option: str) -> np.ndarray:
+    """(rows,) bool: for which of them a condition holds."""
     import duckdb
 
     with duckdb.connect(":memory:", config={"threads": 1}) as connection:
@@ -184,6 +189,6 @@ def _choose(path: str, table: pa.Table, where: str) -> pa.Table:
         except duckdb.Error as error:
             reason = " ".join(str(error).split())
             raise UsageError(
-                f"--where {where!r} of {path}: {reason}. Columns: {', '.join(table.column_names[:-1])}"
+                f"{option} {where!r} of {path}: {reason}. Columns: {', '.join(table.column_names[:-1])}"
             ) from error
-    return table.filter(pa.array(np.isin(table[_LINE].to_numpy(), found)))
+    return np.isin(table[_LINE].to_numpy(), found)

@@ -32,6 +32,7 @@ class Course:
         learner: gives gradients.
         modules: what is trained, by name: "head", and "trunk" unless it is frozen.
         weights: what is trained and kept, by name; the tensors of these modules themselves.
+        fixed: tensors that the weights are learned on, by name; kept beside them.
         settings: of the run.
         metric: what the best epoch is chosen by.
         places: of the training examples.
@@ -45,6 +46,7 @@ class Course:
     learner: Learner
     modules: dict[str, nn.Module]
     weights: Weights
+    fixed: Weights
     settings: FinetuneSettings
     metric: str
     places: np.ndarray
@@ -72,7 +74,7 @@ def train(course: Course) -> Standing:
         course.say(f"goes on after epoch {standing.epoch} of {settings.epochs}")
     while not settings.finish and standing.epoch < settings.epochs and not _tired(course, standing):
         _epoch(course, standing, optimizer)
-        save(course.folder, standing, course.weights, optimizer)
+        save(course.folder, standing, course.weights, course.fixed, optimizer)
     if standing.best:
         with torch.no_grad():
             for name, value in course.weights.items():
@@ -117,15 +119,12 @@ def _epoch(course: Course, standing: Standing, optimizer: torch.optim.Optimizer)
             where = f"epoch {standing.epoch}, on valid"
             raise RaypipeError(_broken(course, where, str(error), error.batch)) from None
         value = line["valid"][course.metric]
-        if value is None:
-            raise RaypipeError(
-                f"--metric {course.metric} is not defined on valid (its labels do not vary, or a class has no member "
-                "there); choose another --metric, such as loss, or give valid more sequences"
-            )
+        # None: every prediction is the same, which is worse than anything (see `metrics.check_metric`).
+        best = not standing.best_epoch or (value is not None and is_better(course.metric, value, standing.best_value))
     else:
-        value = None
-    # Without valid the last epoch counts.
-    if value is None or is_better(course.metric, value, standing.best_value):
+        # Without valid the last epoch counts.
+        value, best = None, True
+    if best:
         standing.best_epoch, standing.best_value = standing.epoch, value
         standing.best = {name: tensor.detach().cpu().clone() for name, tensor in course.weights.items()}
     line["seconds"] = round(time.monotonic() - begin, 3)
@@ -191,7 +190,8 @@ def _said(course: Course, standing: Standing, line: dict[str, Any]) -> str:
     if "valid" in line:
         text += f", valid loss {line['valid']['loss']:.4f}"
         if course.metric != "loss":
-            text += f", {course.metric} {line['valid'][course.metric]:.4f}"
+            value = line["valid"][course.metric]
+            text += f", {course.metric} {'-' if value is None else f'{value:.4f}'}"
         text += " *" if standing.best_epoch == line["epoch"] else ""
     return f"{text} ({line['seconds']:.1f} s)"
 

@@ -15,6 +15,7 @@ from model.heads import LinearHead, make_head
 from model.identity import checkpoint_folder
 from model.loading import DTYPES
 from model.lora import LoraConfig, add_lora
+from model.structure_head import StructureHead
 from model.training import set_dropout
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.finetuning.batching import epoch_batches
@@ -24,9 +25,9 @@ from raypipe.finetuning.learners import Learner, PairLearner, RowLearner, set_pr
 from raypipe.finetuning.losses import Loss, Scale, class_weights
 from raypipe.finetuning.scoring import measure_learner
 from raypipe.finetuning.settings import head_config
-from raypipe.finetuning.state import Standing
+from raypipe.finetuning.state import Standing, fixed_tensors
 from raypipe.finetuning.training import Course, train, trained_weights
-from raypipe.finetuning.whitening import MILDLY, WHOLLY, WhitenedFeed, Whitening, can_be_whitened
+from raypipe.finetuning.whitening import AT_LEAST, WhitenedFeed, Whitening, can_be_whitened
 
 if TYPE_CHECKING:
     from raypipe.finetuning.job import Task
@@ -43,19 +44,26 @@ class Workshop:
         config: of the head; its threshold is set by `finish`.
         head: the module.
         lora: what the trunk was wrapped with, or None.
+        dtype: of the trunk's computation.
+        cached: whether what a frozen trunk gives is computed once, in which case states of nucleotides are float16.
     """
 
     def __init__(self, task: Task) -> None:
         settings, space = task.settings, task.examples.space
         device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = settings.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+        # What the head learns on stays the same on whatever machine the run goes on.
+        dtype = task.folder.once("dtype", settings.dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
+        begun = task.folder.once("device", torch.device(device).type)
+        if not device.startswith(begun):
+            task.say(f"goes on on {device}, was begun on {begun}: sums are rounded, and dropout falls, in another way")
+        self.dtype, self.cached = dtype, False
         frozen = settings.method == "frozen"
         self._task = task
         self.model: Model = load(task.checkpoint.path, device=device, dtype=dtype if frozen else "float32")
         self.config: HeadConfig = (
             head_config(settings, space.problem, space.num_labels, space.names)
             if task.start is None
-            else replace(task.start.config, dropout=settings.dropout or task.start.config.dropout)
+            else _with_dropout(task.start.config, settings.dropout)
         )
         if self.config.pooling == "pooler" and self.config.kind == "sequence" and not self.model.has_pooler:
             raise UsageError(f"--pooling pooler: {task.checkpoint.name} has no pooler; take mean, max or cls")
@@ -65,6 +73,8 @@ class Workshop:
             folder = checkpoint_folder(task.checkpoint.path)
             found = load_head(task.start, folder, self.model.config.hidden_size, self.model.device)
             self.head.load_state_dict(found.state_dict())
+        if isinstance(self.head, StructureHead):
+            self.head.learning_dtype = DTYPES[settings.head_dtype]
         self.lora: LoraConfig | None = None
         self._modules = {"head": self.head} | ({} if frozen else {"trunk": self._thaw()})
         self._scale = self._make_scale()
@@ -94,6 +104,7 @@ class Workshop:
             learner=self._learner,
             modules=self._modules,
             weights=trained_weights(self._modules.items()),
+            fixed={} if self._whitening is None else self._whitening.tensors(),
             settings=settings,
             metric=task.metric,
             places=examples.part("train"),
@@ -137,7 +148,8 @@ class Workshop:
         feed = FrozenFeed(self.model, self.config, texts)
         context, width = self.model.config.context, self.model.config.hidden_size
         size = cached_bytes(self.config.kind, task.examples.lengths, context, width)
-        if fits(size, task.folder.state, task.settings.cache_gib):
+        self.cached = task.folder.once("cached", fits(size, task.folder.state, task.settings.cache_gib))
+        if self.cached:
             return CachedFeed(feed, task.folder.state, task.say)
         task.say(
             f"what the trunk gives takes {size / 2**30:.1f} GiB, more than --cache-gib or the disk: run each epoch"
@@ -145,16 +157,22 @@ class Workshop:
         return feed
 
     def _make_whitening(self, feed: Feed) -> Whitening | None:
-        """Of the trunk as it is at first; a head that is there already was made for plain states."""
-        task = self._task
+        """Of the trunk as it is at first. The weights of a run that goes on are of the whitening that it began with."""
+        task, settings = self._task, self._task.settings
         train = task.examples.part("train")
-        settings = task.settings
-        if not settings.whiten or task.start is not None or not len(train) or not can_be_whitened(self.head):
+        if settings.whiten is False or not settings.epochs or not len(train) or not can_be_whitened(self.head):
             return None
-        batches = epoch_batches(train, task.examples.lengths, settings.tokens, seed=settings.seed, epoch=0)
-        with torch.no_grad():
-            floor = WHOLLY if settings.method == "frozen" and not settings.pairs else MILDLY
-            return Whitening.of(map(feed, batches), floor).to(self.model.device)
+        fixed = fixed_tensors(task.folder.state)
+        if fixed is None:
+            batches = epoch_batches(train, task.examples.lengths, settings.tokens, seed=settings.seed, epoch=0)
+            at_least = 0.0 if settings.method == "frozen" and not settings.pairs else AT_LEAST
+            with torch.no_grad():
+                found = Whitening.of(map(feed, batches), at_least)
+        else:
+            found = Whitening.from_tensors(fixed)
+        if task.start is not None:
+            found.unfold(self.head)
+        return found.to(self.model.device)
 
     def _make_scale(self) -> Scale | None:
         task = self._task
@@ -193,3 +211,7 @@ class Workshop:
             return None
         found = measure_learner(self._learner, self._task.examples, valid, settings.tokens, None)
         return found.best_threshold(space)
+
+
+def _with_dropout(config: HeadConfig, dropout: float | None) -> HeadConfig:
+    return config if dropout is None else replace(config, dropout=dropout)

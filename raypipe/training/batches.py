@@ -16,7 +16,7 @@ import numpy as np
 from model.alphabet import Alphabet, Tokens
 from model.masking import IGNORED, mask_tokens
 from raypipe.training.corpus import Corpus
-from raypipe.training.draws import Drawn
+from raypipe.training.draws import PLAIN, Drawn
 from raypipe.training.settings import PretrainSettings
 from raypipe.training.views import view
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import torch
 
     from model.packing import Layout
-
-_MASK = 3
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Packer:
             rows: of the corpus.
             number: of the batch; with the seed it decides stretches and masks.
         """
-        rng = np.random.default_rng([self._settings.seed, _MASK, number])
+        rng = np.random.default_rng([self._settings.seed, PLAIN, number])
         pieces = [self._stretch(self._corpus[row], rng) for row in rows]
         return self._pack(rows, pieces, np.ones(len(rows), dtype=bool), rng)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raypipe import __version__
+from raypipe.training.hardware import all_hardware
 from raypipe.training.settings import FREE, SHAPES
 
 # Not of the recipe: where things lie on one machine, and what stands in the card in other words.
@@ -80,9 +81,13 @@ def _data(facts: Facts) -> str:
     sources = [
         (f"`{source['name']}`", f"{source['records']:,}", f"`{source['sha256']}`") for source in corpus["sources"]
     ]
+    sources += [
+        (f"annotations `{table['name']}`", "", f"`{table['sha256']}`") for table in corpus.get("annotations", ())
+    ]
     lines = [
         f"{corpus['sequences']:,} distinct sequences, {corpus['nucleotides']:,} nucleotides: trained on "
         f"{corpus['trained_on']:,}, validated on {corpus['validated_on']:,}, left out {corpus['left_out']:,}.",
+        _valid(settings),
         f"An epoch reads some {corpus['visits']:,.0f} sequences.",
     ]
     if settings["type_weights"]:
@@ -92,16 +97,28 @@ def _data(facts: Facts) -> str:
         lines.append(f"At most about {settings['family_cap']:,} sequences of one family in an epoch.")
     if settings["hold_out_families"]:
         lines.append(
-            "The families of the test split of `raypipe eval retrieval` were left out"
-            + (
-                f", and {corpus['like_held_out']:,} sequences of no known family that share 32 nucleotides in a row "
-                "with one of them"
-                if settings.get("hold_out_like")
-                else ""
-            )
-            + "; the families of its validation split were validated on."
+            "The families of the test split of `raypipe eval retrieval` were left out, by "
+            f"`{settings['family_column']}` and `{settings['clan_column']}`{_held_out(corpus)}; the families of its "
+            "validation split were validated on."
         )
     return f"{_table(('file', 'records', 'sha256'), sources)}\n\n" + " ".join(lines)
+
+
+def _valid(settings: Mapping[str, Any]) -> str:
+    share, column = settings["valid_share"], settings["valid_column"]
+    if not share:
+        return "No share of them was kept for validation."
+    if column:
+        return f"Validated on {share:.2%} of the values of `{column}`, chosen by hash."
+    return f"Validated on {share:.2%} of the sequences, chosen by hash: their near-duplicates may be trained on."
+
+
+def _held_out(corpus: Mapping[str, Any]) -> str:
+    found = corpus.get("held_out")
+    if not found:
+        return ""
+    kin = f", and {found['like_them']:,} of no known family that share 32 nucleotides in a row with one of them"
+    return f" ({found['families']:,} families with {found['sequences']:,} sequences{kin if found['like_them'] else ''})"
 
 
 def _training(facts: Facts) -> str:
@@ -113,7 +130,7 @@ def _training(facts: Facts) -> str:
         for key, name in _NAMES.items()
         if key in train or key in valid["valid"]
     ]
-    where = facts.about.get("hardware")
+    where = ", then ".join(all_hardware(facts.about))
     return (
         f"{facts.step:,} steps, {facts.about['tokens']:,} tokens read"
         + (f" ({train['epoch']:g} epochs)" if "epoch" in train else "")

@@ -5,7 +5,7 @@ same steps. Several processes share its pages.
 
     corpus/
       ids.u8          nucleotides of all sequences as token ids, end to end, no special tokens
-      columns.npz     offsets, weight, family, group, part
+      offsets.npy, weight.npy, family.npy, group.npy, part.npy
       corpus.json     what it was made of
 """
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,18 +23,17 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from index import duck, files
-from index.annotation_tables import list_tables
-from index.sql import query
+from index import files
 from index.store import Store
 from model.alphabet import Alphabet
 from raypipe.errors import InputError, UsageError, disk_error
-from raypipe.splits import family_group, part_of
+from raypipe.splits import part_of, place_of
+from raypipe.training.labels import UNKNOWN, Labels, coded, group_names, read_labels
 from raypipe.training.lookalikes import share_stretch
 from raypipe.training.settings import NO_CLANS, PretrainSettings
 
 TRAIN, VALID, LEFT_OUT = 0, 1, 2
-UNKNOWN = -1
+_COLUMNS = ("offsets", "weight", "family", "group", "part")
 _AT_ONCE = 65_536
 
 
@@ -93,13 +91,12 @@ def open_corpus(folder: Path) -> Corpus:
     """
     about = read_about(folder)
     try:
-        with np.load(folder / "columns.npz") as columns:
-            arrays = {name: columns[name] for name in ("offsets", "weight", "family", "group", "part")}
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _COLUMNS}
         tokens = int(arrays["offsets"][-1])
         if (folder / "ids.u8").stat().st_size != tokens:
             raise ValueError(f"ids.u8 holds {(folder / 'ids.u8').stat().st_size} of {tokens} nucleotides")
         ids = np.memmap(folder / "ids.u8", dtype=np.uint8, mode="r", shape=(tokens,))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise _damaged(folder, error) from error
     return Corpus(ids=ids, about=about, **arrays)
 
@@ -122,38 +119,34 @@ def make_corpus(folder: Path, store: Store, settings: PretrainSettings, alphabet
     clan_column = None if settings.clan_column == NO_CLANS else settings.clan_column
     clans = read_labels(store, clan_column, "clan_column", count)
     clusters = read_labels(store, settings.valid_column, "valid_column", count)
-    names = _group_names(families, clans)
-    groups = _coded(names, families.codes)
+    names = group_names(families, clans)
+    tables = {each.table.name: each.table for each in (types, families, clans, clusters) if each.table is not None}
     draft = folder.parent / files.TEMPORARY / f"corpus-{uuid.uuid4().hex[:8]}"
     try:
         draft.mkdir(parents=True)
         offsets = _write_ids(draft / "ids.u8", store, alphabet)
         lengths = np.diff(offsets)
         part = _parts(lengths, settings, store, clusters)
-        like_held_out = 0
+        held_out: dict[str, int] = {}
         if settings.hold_out_families:
             ids = np.memmap(draft / "ids.u8", dtype=np.uint8, mode="r", shape=(int(offsets[-1]),))
-            like_held_out = _hold_out(part, families, names, settings.hold_out_like, ids, offsets, alphabet)
+            held_out = _hold_out(part, families, names, settings.hold_out_like, ids, offsets, alphabet)
         weight = _weights(settings, types, families, part)
-        np.savez(
-            draft / "columns.npz",
-            offsets=offsets,
-            weight=weight,
-            family=families.codes,
-            group=groups,
-            part=part,
-        )
+        columns = (offsets, weight, families.codes, coded(names, families.codes), part)
+        for name, values in zip(_COLUMNS, columns, strict=True):
+            np.save(draft / f"{name}.npy", values)
         about = {
             "sources": [
                 {"name": Path(source.path).name or source.path, "sha256": source.sha256, "records": source.records}
                 for source in store.sources
             ],
+            "annotations": [{"name": name, "sha256": tables[name].meta["sha256"]} for name in sorted(tables)],
             "sequences": len(lengths),
             "nucleotides": int(offsets[-1]),
             "trained_on": int((part == TRAIN).sum()),
             "validated_on": int((part == VALID).sum()),
             "left_out": int((part == LEFT_OUT).sum()),
-            "like_held_out": like_held_out,
+            "held_out": held_out,
             "with_family": int((families.codes != UNKNOWN).sum()),
             "visits": float(weight[part == TRAIN].sum(dtype=np.float64)),
             "vocabulary": list(alphabet.tokens),
@@ -195,103 +188,27 @@ def _batches(store: Store, column: str) -> Iterator[list[str]]:
             yield batch.column(0).to_pylist()
 
 
-@dataclass(frozen=True)
-class Labels:
-    """A text for some of the sequences.
-
-    Attributes:
-        names: the distinct texts.
-        codes: (S,) int32, the place of each sequence's text in `names`, UNKNOWN where it has none.
-        rows, all_codes: (P,) every pair of a sequence and one of its texts; some have several.
-    """
-
-    names: tuple[str, ...]
-    codes: np.ndarray
-    rows: np.ndarray
-    all_codes: np.ndarray
-
-    def look_up(self, values: Sequence[Any], otherwise: Any) -> np.ndarray:
-        """(S,) of the values of each sequence's text, given in the order of `names`."""
-        return np.array([*values, otherwise])[self.codes]
-
-
-def read_labels(store: Store, column: str | None, setting: str, count: int) -> Labels:
-    """An annotation column of all sequences; of several values of one the first by alphabet.
-
-    Args:
-        store: with annotations.
-        column: its name, as table.column where several tables have it; None gives no texts.
-        setting: what names the column, for messages.
-        count: S.
-
-    Raises:
-        UsageError: no such column, or it says nothing.
-    """
-    codes = np.full(count, UNKNOWN, dtype=np.int32)
-    if column is None:
-        return Labels((), codes, codes[:0], codes[:0])
-    table, _, name = column.rpartition(".")
-    tables = list_tables(store)
-    owners = [found.name for found in tables if name in found.columns and table in ("", found.name)]
-    if len(owners) != 1:
-        known = ", ".join(f"{found.name}.{c}" for found in tables for c in found.columns if c not in ("seq_id", "id"))
-        why = "is in several tables, write table.column" if owners else "is no annotation column"
-        raise UsageError(f"{setting}: {column!r} {why}; there are: {known or 'none; give --annotations NAME=FILE'}")
-    value = f"CAST({duck.identifier(name)} AS VARCHAR)"
-    found = query(
-        store,
-        f"SELECT DISTINCT seq_id, {value} AS value FROM {duck.identifier(owners[0])} WHERE {value} <> ''",
-    )
-    if not len(found):
-        raise UsageError(f"{setting}: {column!r} has no value for any sequence")
-    coded = found["value"].combine_chunks().dictionary_encode()
-    names = np.array(coded.dictionary.to_pylist())
-    order = np.argsort(names)
-    place = np.empty(len(names), dtype=np.int32)
-    place[order] = np.arange(len(names))
-    rows, all_codes = found["seq_id"].to_numpy().astype(np.int64), place[coded.indices.to_numpy()]
-    # Written from the last by alphabet to the first, which stays.
-    backwards = np.lexsort((rows, -all_codes))
-    codes[rows[backwards]] = all_codes[backwards]
-    return Labels(tuple(names[order].tolist()), codes, rows, all_codes)
-
-
-def _group_names(families: Labels, clans: Labels) -> list[str]:
-    """What keeps related families together, for each of them: its clan, else the family.
-
-    A sequence of several families has the clans of all: a family's own is that of most of its sequences.
-    """
-    owners = families.codes[clans.rows]
-    known = owners != UNKNOWN
-    kinds, counts = np.unique(np.stack([owners, clans.all_codes], axis=1)[known], axis=0, return_counts=True)
-    clan_of: dict[int, str] = {}
-    for i in np.lexsort((-kinds[:, 1], counts)):
-        clan_of[int(kinds[i, 0])] = clans.names[kinds[i, 1]]
-    return [family_group(name, clan_of.get(code)) for code, name in enumerate(families.names)]
-
-
-def _coded(names: Sequence[str], codes: np.ndarray) -> np.ndarray:
-    """(S,) int32 codes of the names of what has `codes`; UNKNOWN stays."""
-    number = {name: code for code, name in enumerate(sorted(set(names)))}
-    return np.array([*(number[name] for name in names), UNKNOWN], dtype=np.int32)[codes]
-
-
 def _parts(lengths: np.ndarray, settings: PretrainSettings, store: Store, clusters: Labels) -> np.ndarray:
     """(S,) uint8: TRAIN, VALID or LEFT_OUT, families apart."""
     part = np.full(len(lengths), TRAIN, dtype=np.uint8)
     if settings.valid_share:
-        shares = {"valid": settings.valid_share}
-        in_cluster = clusters.look_up([part_of(name, shares) == "valid" for name in clusters.names], False)
+        share = settings.valid_share
         # A sequence of no cluster stands for itself: by its digest, not its place, so that a corpus can grow.
-        digests = (digest for batch in _batches(store, "md5") for digest in batch)
-        for row, digest in enumerate(digests):
-            chosen = in_cluster[row] if clusters.codes[row] != UNKNOWN else part_of(digest, shares) == "valid"
-            if chosen:
-                part[row] = VALID
+        alone = [place_of(digest) < share for batch in _batches(store, "md5") for digest in batch]
+        in_cluster = clusters.look_up([cluster_place(name) < share for name in clusters.names], False)
+        part[np.where(clusters.codes == UNKNOWN, alone, in_cluster)] = VALID
     if settings.max_length is not None:
         part[lengths > settings.max_length] = LEFT_OUT
     part[lengths == 0] = LEFT_OUT
     return part
+
+
+def cluster_place(name: str) -> float:
+    """Where the split of validation has a cluster, 0 to below 1.
+
+    Not where `raypipe eval retrieval` has the family of that name: its test families would be the first ones here too.
+    """
+    return place_of(f"valid_column {name}")
 
 
 def _hold_out(
@@ -302,11 +219,14 @@ def _hold_out(
     ids: np.ndarray,
     offsets: np.ndarray,
     alphabet: Alphabet,
-) -> int:
+) -> dict[str, int]:
     """Take the validation families to VALID, and the test families out with all that is of one of them.
 
     Returns:
-        Sequences of no known family that were taken out because they look like one of the test families.
+        Families that were held out, their sequences, and sequences of no known family that look like one of these.
+
+    Raises:
+        UsageError: no sequence is of a test family.
     """
     where = np.array([part_of(name) for name in groups])
     # Of a sequence with several families each one counts.
@@ -315,11 +235,17 @@ def _hold_out(
         chosen[families.rows[np.isin(families.all_codes, np.flatnonzero(where == name))]] = True
     part[of_part["valid"] & (part != LEFT_OUT)] = VALID
     part[of_part["test"]] = LEFT_OUT
-    if not like:
-        return 0
-    kin = share_stretch(ids, offsets, of_part["test"], alphabet.nucleotides) & (families.codes == UNKNOWN)
-    part[kin] = LEFT_OUT
-    return int(kin.sum())
+    if not of_part["test"].any():
+        raise UsageError(
+            f"hold_out_families: none of the {len(groups):,} families here is of the test split, so that there is "
+            f"nothing to hold out; leave it out, or see family_column and clan_column"
+        )
+    kin = np.zeros(len(part), dtype=bool)
+    if like:
+        kin = share_stretch(ids, offsets, of_part["test"], alphabet.nucleotides) & (families.codes == UNKNOWN)
+        part[kin] = LEFT_OUT
+    found = {"families": (where == "test").sum(), "sequences": of_part["test"].sum(), "like_them": kin.sum()}
+    return {name: int(number) for name, number in found.items()}
 
 
 def _weights(settings: PretrainSettings, types: Labels, families: Labels, part: np.ndarray) -> np.ndarray:

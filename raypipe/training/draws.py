@@ -10,10 +10,12 @@ from functools import cached_property
 
 import numpy as np
 
-from raypipe.training.corpus import TRAIN, UNKNOWN, Corpus
+from raypipe.training.corpus import TRAIN, Corpus
+from raypipe.training.labels import UNKNOWN
 
-# Streams of chance that must not meet: the order of an epoch, and what is drawn for a batch.
-_ORDER, _DRAW = 1, 2
+# Streams of chance that must not meet: the order of an epoch, what is drawn for a contrastive batch and the views of
+# that, stretches and masks of a plain batch.
+_ORDER, _DRAW, PLAIN = 1, 2, 3
 _POOL = 16
 """Batches that are sorted by length together: passes of like lengths are faster, and their order is random again."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,6 +17,17 @@ def describe(device: torch.device, workers: int = 1) -> str:
     threads = torch.get_num_threads()
     share = f"{workers} workers of " if workers > 1 else ""
     return f"{share}{threads} thread{'s' if threads > 1 else ''} of {_processor()}"
+
+
+def all_hardware(about: Mapping[str, Any]) -> list[str]:
+    """What a run was computed on until now, the last one last.
+
+    Args:
+        about: what is kept with its state.
+    """
+    found = about.get("hardware") or []
+    # Of a version that kept the last one only.
+    return [found] if isinstance(found, str) else list(found)
 
 
 def _processor() -> str:

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.attention_training import attend_by_products
 from model.contrastive import nearest_share, normalised, pool_mean, relation_loss
 from model.encoder import AidoRna
 from model.packing import Layout
@@ -54,12 +53,7 @@ class Learner(nn.Module):
         sums: Found = {}
         losses: list[Tensor] = []
         with torch.autocast(device.type, torch.bfloat16, enabled=told.precision == "bfloat16"):
-            plain = device.type == "cpu" and not (self.training and self.encoder.attention_dropout)
-            hidden = last(
-                self.encoder.states(
-                    torch.from_numpy(batch.ids).to(device), layout, attend_by_products if plain else None
-                )
-            )
+            hidden = last(self.encoder.states(torch.from_numpy(batch.ids).to(device), layout))
             if told.mlm_weight:
                 losses.append(told.mlm_weight * share * self._masked_lm(hidden, batch, sums))
             if batch.family is not None and batch.group is not None:

@@ -1,7 +1,8 @@
 """The loop: read, forward, backward, step; metrics, validation and states on the way.
 
 Everything that a step does follows from the settings, the corpus, the number of workers and the number of the step, so
-a run that was killed and goes on gives the losses of one that was not.
+a run that was killed and goes on gives the losses of one that was not: bit for bit on the same processor with as many
+threads, else within the rounding of float32 or bfloat16.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from model.encoder import AidoRna
 from raypipe.errors import RaypipeError
 from raypipe.training.batches import Packed
 from raypipe.training.feed import StepMaker, inline
+from raypipe.training.hardware import all_hardware
 from raypipe.training.learner import Learner
 from raypipe.training.metrics import Sums, means
 from raypipe.training.parallel import Team
@@ -70,56 +72,85 @@ class Trainer:
         self._weights = dict(encoder.named_parameters())
         self._optimizer = make_optimizer(self._weights, settings)
         self._window = Sums()
-        self._hardware = hardware
+        self._hardware = [hardware]
+        self._made, self._before = time.perf_counter(), 0.0
+        # Step and moment at which this process began to train.
+        self._first, self._begun = 0, self._made
         self.step = 0
         self.tokens = 0
-        self.seconds = 0.0
 
     @property
     def steps(self) -> int:
         """Of the whole run."""
         return self._maker.steps
 
-    def resume(self) -> bool:
-        """Go on from the newest state; whether there was one."""
+    @property
+    def seconds(self) -> float:
+        """That the run has taken, in all its processes."""
+        return self._before + time.perf_counter() - self._made
+
+    def resume(self) -> dict[str, Any] | None:
+        """Go on from the newest state; what was kept beside its weights, or None where there is none."""
         found = latest_state(self._states)
         if found is None:
-            return False
+            return None
         self.step, about = load_state(found, self._weights, self._optimizer, self._team)
         window = about.get("window", {})
-        self.tokens, self.seconds = int(about["tokens"]) - int(window.get("tokens", 0)), float(about.get("seconds", 0))
+        self.tokens = int(about["tokens"]) - int(window.get("tokens", 0))
+        self._before = float(about.get("seconds", 0))
+        kept = all_hardware(about)
+        self._hardware = kept if kept[-1:] == self._hardware else kept + self._hardware
         # What the window has summed up is everybody's, so one worker takes it over.
         self._window = Sums(window if self._team.rank == 0 else None)
-        return True
+        return about
 
-    def run(self, report: Report, until: int | None = None) -> None:
-        """Train until the last step, or until `until` steps are done.
+    def run(self, report: Report, until: int | None = None, stop: Callable[[], bool] = lambda: False) -> None:
+        """Train until the last step, or until `until` steps are done, or until somebody wants an end.
 
         Args:
             report: called with the metrics of every logged step and of every validation, in every worker.
+            until: steps done in all.
+            stop: asked after every step; where it says so in any worker, all of them end with the state of that step.
 
         Raises:
             RaypipeError: a loss is NaN or infinite, the message names the step and the sequences; or the state cannot
                 be written.
         """
-        told, stop = self.settings, min(self.steps, until or self.steps)
-        if self.step >= stop:
+        told, end = self.settings, min(self.steps, until or self.steps)
+        if self.step >= end:
             return
         self._learner.train()
-        begun = time.perf_counter() - self.seconds
+        self._first, self._begun, kept = self.step, time.perf_counter(), self.step
+        lap = self._begun
         batches = self._feed(self.step)
         try:
-            while self.step < stop:
-                self._one_step(next(batches))
+            while self.step < end:
+                asked_for = time.perf_counter()
+                ready = next(batches)
+                waited = time.perf_counter() - asked_for
+                # At least one step, so that a run gets on however short its slices are.
+                wanted = self.step > self._first and stop()
+                asked = float(sum(len(batch.asked) for batch in ready))
+                both = self._team.total({"asked": asked, "stop": float(wanted)})
+                if both["stop"]:
+                    break
+                self._one_step(ready, both["asked"])
                 self.step += 1
-                self.seconds = time.perf_counter() - begun
+                if self._team.rank == 0:
+                    # From the end of one step to that of the next, whatever it was spent on.
+                    now = time.perf_counter()
+                    self._window.add({"seconds": now - lap, "waited": waited})
+                    lap = now
                 last = self.step == self.steps
                 if self.step % told.log_every == 0 or last:
                     report(self._metrics())
                 if self.step % told.valid_every == 0 or last:
                     report({"step": self.step, "valid": self.validate()})
-                if self.step % told.checkpoint_every == 0 or self.step == stop:
+                if self.step % told.checkpoint_every == 0:
                     self.save()
+                    kept = self.step
+            if self.step > kept:
+                self.save()
         finally:
             close = getattr(batches, "close", None)
             if close is not None:
@@ -140,7 +171,15 @@ class Trainer:
             "hardware": self._hardware,
         }
         with self._team.together():
-            save_state(self._states, self.step, self._weights, self._optimizer, about, self._team)
+            save_state(
+                self._states,
+                self.step,
+                self._weights,
+                self._optimizer,
+                about,
+                self._team,
+                keep=self.settings.keep_states,
+            )
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -159,8 +198,14 @@ class Trainer:
         total = self._team.total(sums.values())
         return means(total) | ({"masked": int(total["asked"])} if total.get("asked") else {})
 
-    def _one_step(self, batches: list[Packed]) -> None:
-        told, begun = self.settings, time.perf_counter()
+    def _one_step(self, batches: list[Packed], asked: float) -> None:
+        """One step of the optimizer.
+
+        Args:
+            batches: of this worker.
+            asked: tokens that the masked LM is asked for, in all workers.
+        """
+        told = self.settings
         # Dropout is the only chance that is torch's own.
         torch.manual_seed((told.seed * 1_000_003 + self.step) * self._team.world + self._team.rank)
         rate = learning_rate(self.step, self.steps, told)
@@ -168,9 +213,8 @@ class Trainer:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
         losses: list[Tensor] = []
-        # Every asked token of a step weighs the same, whichever batch and worker it stands with.
-        asked = self._team.total({"asked": float(sum(len(batch.asked) for batch in batches))})["asked"]
         for number, batch in enumerate(batches):
+            # Every asked token of a step weighs the same, whichever batch and worker it stands with.
             share = len(batch.asked) * self._team.world / max(asked, 1.0)
             with self._team.gradients(self._learner, together=number == len(batches) - 1):
                 loss, found = self._learner(batch, share)
@@ -184,8 +228,7 @@ class Trainer:
         self._optimizer.step()
         self._window.add({"tokens": float(sum(len(batch.ids) for batch in batches))})
         if self._team.rank == 0:
-            seconds = time.perf_counter() - begun
-            self._window.add({"grad_norm": norm, "rate": rate, "steps": 1.0, "seconds": seconds})
+            self._window.add({"grad_norm": norm, "rate": rate, "steps": 1.0})
 
     def _refuse(self, batches: list[Packed], losses: list[Tensor], norm: float) -> None:
         """Stop at a loss, or gradients, of no use.
@@ -213,6 +256,7 @@ class Trainer:
         self._window = Sums()
         self.tokens += int(sums["tokens"])
         epoch = self._maker.epoch(self.step)
+        here = time.perf_counter() - self._begun
         return {
             "step": self.step,
             "steps": self.steps,
@@ -224,4 +268,6 @@ class Trainer:
             "seconds": round(self.seconds, 1),
             "tokens_per_second": round(sums["tokens"] / sums["seconds"], 1),
             "seconds_per_step": round(sums["seconds"] / sums["steps"], 3),
+            "data_seconds": round(sums.get("waited", 0.0), 3),
+            "seconds_left": round(here / (self.step - self._first) * (self.steps - self.step), 1),
         }

@@ -97,7 +97,7 @@ class Follower:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._inode, self._offset = 0, 0
-        self._told = max(map(_order, read(path)), default=(0, False))
+        self._told = max(map(_order, read(path)), default=(0, 0))
 
     def new(self) -> list[dict[str, Any]]:
         """Whole lines that came since the last call. A file that was cut and goes on tells no step twice."""
@@ -116,6 +116,6 @@ class Follower:
         return lines
 
 
-def _order(line: Mapping[str, Any]) -> tuple[int, bool]:
-    """A validation stands behind the line of its step."""
-    return line["step"], "valid" in line
+def _order(line: Mapping[str, Any]) -> tuple[int, int]:
+    """A validation stands behind the line of its step, and a note behind both."""
+    return line["step"], 2 if "note" in line else int("valid" in line)

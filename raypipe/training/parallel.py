@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.encoder import Block
+from model.encoder import Attention, SwiGlu
 from raypipe.errors import RaypipeError
+from raypipe.training.settings import PretrainSettings
 
 T = TypeVar("T")
 
@@ -97,17 +99,29 @@ class Sharded(DataParallel):
     """Workers that each keep a part of every layer's weights and of the optimizer (FSDP2).
 
     What it needs of torch is imported where it is used: a worker alone does without, which saves it most of a second.
+
+    Args:
+        half: send the matrices of the layers around in bfloat16, which products are computed in then; gradients are
+            summed up in float32, and embedding and norms stay in it.
     """
+
+    def __init__(self, *, half: bool = False) -> None:
+        super().__init__()
+        self._half = half
 
     def wrap(self, learner: nn.Module) -> nn.Module:
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         # Not left to torch, which would take GPUs that are there although the run is told to do without.
         mesh = init_device_mesh(next(learner.parameters()).device.type, (self.world,))
+        policy = MixedPrecisionPolicy()
+        if self._half:
+            policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         for module in learner.modules():
-            if isinstance(module, Block):
-                fully_shard(module, mesh=mesh)
+            if isinstance(module, Attention | SwiGlu):
+                fully_shard(module, mesh=mesh, mp_policy=policy)
+        # With what is left: the embedding, the norms, the LM head.
         fully_shard(learner, mesh=mesh)
         return learner
 
@@ -130,8 +144,8 @@ class Sharded(DataParallel):
         return distribute_tensor(value, like.device_mesh, like.placements) if isinstance(like, DTensor) else value
 
 
-def joined(*, shard_weights: bool) -> Team:
+def joined(settings: PretrainSettings) -> Team:
     """The team of this process: that of its process group, where it is in one."""
     if not dist.is_initialized():
         return Team()
-    return Sharded() if shard_weights else DataParallel()
+    return Sharded(half=settings.precision == "bfloat16") if settings.shard_weights else DataParallel()

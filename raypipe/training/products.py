@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from raypipe.training.card import Facts, write_card
 from raypipe.training.corpus import read_about
 from raypipe.training.curve import draw_curve
 from raypipe.training.folder import RunFolder
+from raypipe.training.recall import Command, recall
 from raypipe.training.settings import PretrainSettings
 from raypipe.training.state import load_state
 from raypipe.training.state_files import latest_state
@@ -44,21 +46,24 @@ def finish(folder: RunFolder) -> None:
         raise disk_error(folder.root, error) from error
 
 
-def export(folder: RunFolder, out: Path) -> int:
+def export(folder: RunFolder, out: Path, command: Command) -> int:
     """Write the newest state of a run as a checkpoint; the run may be going on.
 
     Args:
         folder: of the run.
         out: the checkpoint's folder, to be made.
+        command: may say another name and type of the weights, and nothing else that the run was not begun with.
 
     Returns:
         The step of the state.
 
     Raises:
+        UsageError: the command says what the run is not.
         RaypipeError: there is no state yet, it is damaged, or the checkpoint cannot be written.
         model.errors.CheckpointError: `out` holds something already.
     """
-    trained = _load(folder)
+    whole = recall(command, folder.settings(), folder.root, stepped=True).settings
+    trained = _load(folder, {"name": whole.name, "store_dtype": whole.store_dtype})
     try:
         _write(out, out.absolute().parent, trained, None)
     except OSError as error:
@@ -83,9 +88,10 @@ class _Trained:
     card: str
 
 
-def _load(folder: RunFolder) -> _Trained:
+def _load(folder: RunFolder, changes: Mapping[str, Any] | None = None) -> _Trained:
+    """The newest state, in words of the run's settings and those that are changed."""
     # Settings that are younger than the run have their defaults.
-    settings = PretrainSettings().model_dump(mode="json") | folder.settings()
+    settings = PretrainSettings().model_dump(mode="json") | folder.settings() | dict(changes or {})
     state = latest_state(folder.states)
     if state is None:
         raise RaypipeError(f"{folder.root}: has no state yet to make a checkpoint of; wait for its first")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from raypipe.errors import RaypipeError
 from raypipe.ray_runtime import STALL_SECONDS, data_log_in_file_only
 from raypipe.training.batches import Packed
 from raypipe.training.corpus import open_corpus
@@ -87,5 +88,6 @@ def streamed(source: Source, first: int, steps: int) -> Iterator[list[Packed]]:
     context.execution_no_progress_timeout_s = STALL_SECONDS
     with data_log_in_file_only():
         for expected, row in enumerate(batches.iter_rows(), first):
-            assert row["step"] == expected, "Ray Data has changed the order of the steps"
+            if row["step"] != expected:
+                raise RaypipeError(f"Ray Data gave step {row['step']} where {expected} was due; run the command again")
             yield pickle.loads(row["batches"])

@@ -1,4 +1,4 @@
-"""What a run is told that goes on: by the command, and where the command says nothing by what the run was begun with."""
+"""What a run is told that goes on: by the command, and for the rest by what the run was begun with."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _joined(given: Settings, before: Mapping[str, Any], root: Path, free: set[st
             if now != was:
                 raise _begun_with(root, _option(name), was, now)
         # The shape of a checkpoint is not said again, or another checkpoint would be refused for its shape.
-        follows = OF_A_NEW_MODEL if before.get("model") else ()
+        follows = OF_A_NEW_MODEL if before.get("model") or "model" in given.model_fields_set else ()
         kept = {name: getattr(known, name) for name in known.model_fields_set if name not in follows}
         return kind.model_validate(kept | {name: getattr(given, name) for name in given.model_fields_set})
     except ValidationError as error:

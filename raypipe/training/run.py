@@ -15,6 +15,7 @@ from raypipe.training.folder import RunFolder
 from raypipe.training.job import Job, Progress
 from raypipe.training.recall import Command, check_model, recall, unknown_settings
 from raypipe.training.start import find_start
+from raypipe.training.stopping import Stop
 
 
 def pretrain(
@@ -38,6 +39,7 @@ def pretrain(
         IncompleteError: it was stopped; the message says where it goes on.
     """
     tell = progress or Progress()
+    stop = Stop(command.settings.max_minutes, tell.say)
     check_curve()
     job, resolved = _settle(folder, command, tell)
     with interruptible(), folder.opened():
@@ -55,7 +57,7 @@ def pretrain(
         else:
             folder.begin(resolved, job.start.config)
         try:
-            _train(job, tell)
+            _train(job, tell, stop)
         except KeyboardInterrupt:
             raise IncompleteError(f"stopped; {_how_to_go_on(folder)}") from None
         from raypipe.training.products import finish
@@ -81,9 +83,10 @@ def _settle(folder: RunFolder, command: Command, progress: Progress) -> tuple[Jo
     before = folder.settings()
     unknown = unknown_settings(before)
     if unknown:
+        names = ", ".join(unknown)
         progress.say(
-            f"{folder.settings_file}: {', '.join(unknown)} of another version of raypipe is no setting of this one, and "
-            f"counts no more"
+            f"{folder.settings_file}: {names} of another version of raypipe counts no more: this one has no "
+            f"such setting"
         )
     whole = recall(command, before, folder.root, stepped=folder.last_step > 0)
     start = find_start(whole.settings)
@@ -97,25 +100,31 @@ def _how_to_go_on(folder: RunFolder) -> str:
     return f"run the same command again: it {where}"
 
 
-def _train(job: Job, progress: Progress) -> None:
-    """Until the last step, in this process or on Ray."""
+def _train(job: Job, progress: Progress, stop: Stop) -> None:
+    """Until the last step, in this process or on Ray.
+
+    Raises:
+        IncompleteError: an end was wanted before.
+    """
     from raypipe.training.ray_workers import train_on_ray
     from raypipe.training.worker import describe_beginning, local_device, train
 
     settings = job.settings
-    if settings.workers > 1 or settings.address is not None:
-        describe_beginning(job, progress)
-        with ray_runtime.session(settings.address) as ray:
-            train_on_ray(ray, job, progress)
-        return
-    if settings.shard_weights:
+    alone = settings.workers == 1 and settings.address is None
+    if alone and settings.shard_weights:
         raise UsageError("--shard-weights: there is nothing to spread over one worker; add --workers")
-    device = local_device(settings.gpus_per_worker)
-    describe_beginning(job, progress)
-    if settings.feed == "ray" or (settings.feed is None and device.type == "cuda"):
+    device = local_device(settings.gpus_per_worker) if alone else None
+    job = describe_beginning(job, progress)
+    if device is None:
+        with ray_runtime.session(settings.address) as ray, stop.listening():
+            train_on_ray(ray, job, progress, stop)
+    elif settings.feed == "ray" or (settings.feed is None and device.type == "cuda"):
         from raypipe.training.ray_feed import Source, streamed
 
-        with ray_runtime.session(None):
-            train(job, device, progress, feed=partial(streamed, Source(job, 0, 1)))
-        return
-    train(job, device, progress)
+        with ray_runtime.session(None), stop.listening():
+            train(job, device, progress, feed=partial(streamed, Source(job, 0, 1)), stop=stop)
+    else:
+        with stop.listening():
+            train(job, device, progress, stop=stop)
+    if job.folder.last_step < (job.settings.steps or 0):
+        raise IncompleteError(f"{stop.why}; {_how_to_go_on(job.folder)}")

@@ -223,6 +223,8 @@ class PretrainSettings(BaseModel):
                 f"final_learning_rate {self.final_learning_rate:g} is above learning_rate {self.learning_rate:g}, its "
                 f"peak; lower it too"
             )
+        if self.workers > 1 and (self.gpus_per_worker or 0) % 1:
+            raise ValueError(f"gpus_per_worker {self.gpus_per_worker:g}: workers that train together need whole GPUs")
         if self.hold_out_families and not (self.family_column and self.clan_column):
             raise ValueError(
                 "hold_out_families needs family_column, and clan_column, by which the families are split (none where "

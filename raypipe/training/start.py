@@ -69,12 +69,13 @@ def fresh_head(start: Start, settings: PretrainSettings) -> bool:
     return start.checkpoint is not None and settings.mlm_weight > 0 and not has_lm_head(start.checkpoint)
 
 
-def build(start: Start, settings: PretrainSettings) -> AidoRna:
+def build(start: Start, settings: PretrainSettings, *, to_be_loaded: bool = False) -> AidoRna:
     """The encoder with its weights, in float32 on the CPU, with an LM head where the masked LM is learned.
 
     Args:
         start: what `find_start` gave.
         settings: the recipe.
+        to_be_loaded: a state follows, so that fresh weights are not worth their while.
 
     Returns:
         In training mode. What is not trained (a pooler, an LM head without a masked LM) asks for no gradients.
@@ -88,9 +89,10 @@ def build(start: Start, settings: PretrainSettings) -> AidoRna:
     masked = settings.mlm_weight > 0
     if start.checkpoint is None:
         encoder = AidoRna(start.config, lm_head=masked)
-        init_weights(encoder, settings.seed)
-        if settings.local_start:
-            look_at_neighbours(encoder)
+        if not to_be_loaded:
+            init_weights(encoder, settings.seed)
+            if settings.local_start:
+                look_at_neighbours(encoder)
     else:
         folder = checkpoint_folder(start.checkpoint.path)
         encoder, _ = load_encoder(folder, start.config, device=torch.device("cpu"), dtype=torch.float32)

@@ -1,6 +1,6 @@
 """What a run keeps on disk to go on: weights and optimizer, in safetensors, whole or not at all.
 
-RUN/state/step-*.safetensors   the last two; found by `raypipe.training.state_files`
+RUN/state/step-*.safetensors   the last few; found by `raypipe.training.state_files`
     weights.<name>             parameters, in one piece however they were spread over workers
     exp_avg.<name>, exp_avg_sq.<name>, step.<name>   AdamW's
     metadata                   raypipe.step, raypipe.about: steps done, and a few numbers beside them
@@ -9,7 +9,6 @@ RUN/state/step-*.safetensors   the last two; found by `raypipe.training.state_fi
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,11 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from index import files
 from raypipe.errors import InputError, RaypipeError, disk_error
 from raypipe.training.parallel import Team
 from raypipe.training.state_files import state_file, states
 
-KEPT = 2
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 _DRAFT = ".draft"
 
@@ -36,8 +35,10 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     about: Mapping[str, Any],
     team: Team | None = None,
+    *,
+    keep: int = 2,
 ) -> None:
-    """Write the state after `step` steps, and drop all but the last two.
+    """Write the state after `step` steps, and drop all but the last ones.
 
     Args:
         folder: of the states.
@@ -46,6 +47,7 @@ def save_state(
         optimizer: AdamW over these very tensors.
         about: numbers to be kept beside them.
         team: the workers; all of them call this, the first one writes.
+        keep: states that stay, this one among them.
 
     Raises:
         RaypipeError: the disk is full, or cannot be written.
@@ -63,18 +65,16 @@ def save_state(
             if team.rank == 0:
                 tensors[f"{kind}.{name}"] = whole.cpu().contiguous()
     if team.rank == 0:
-        _write(folder, step, tensors, about)
+        _write(folder, step, tensors, about, keep)
 
 
-def _write(folder: Path, step: int, tensors: dict[str, Tensor], about: Mapping[str, Any]) -> None:
+def _write(folder: Path, step: int, tensors: dict[str, Tensor], about: Mapping[str, Any], keep: int) -> None:
     draft = folder / _DRAFT
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, draft, metadata={"raypipe.step": str(step), "raypipe.about": json.dumps(about)})
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(draft, state_file(folder, step))
-        for old in states(folder)[:-KEPT]:
+        files.commit(draft, state_file(folder, step))
+        for old in states(folder)[:-keep]:
             old.unlink()
     except OSError as error:
         _remove(draft)

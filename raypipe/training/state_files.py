@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 _STEM, _SUFFIX = "step-", ".safetensors"
@@ -13,8 +14,9 @@ def state_file(folder: Path, step: int) -> Path:
 
 
 def states(folder: Path) -> list[Path]:
-    """Those that stand, oldest first."""
-    return sorted(folder.glob(f"{_STEM}*{_SUFFIX}"), key=step_of)
+    """Those that stand, oldest first; a file of any other name is somebody's own."""
+    found = folder.glob(f"{_STEM}*{_SUFFIX}")
+    return sorted((path for path in found if re.fullmatch(r"\d{8,}", path.stem.removeprefix(_STEM))), key=step_of)
 
 
 def latest_state(folder: Path) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ from model.encoder import count_parameters
 from raypipe.errors import InputError, RaypipeError
 from raypipe.training import metrics
 from raypipe.training.batches import Packed
-from raypipe.training.corpus import open_corpus
+from raypipe.training.corpus import Corpus, open_corpus
 from raypipe.training.feed import StepMaker
-from raypipe.training.hardware import describe
+from raypipe.training.hardware import all_hardware, describe
 from raypipe.training.job import Job, Progress
 from raypipe.training.loop import Report, Trainer
 from raypipe.training.parallel import Team
@@ -30,8 +31,9 @@ def train(
     team: Team | None = None,
     feed: Feed | None = None,
     report: Report = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train until the last step.
+    """Train until the last step, or an end that is wanted before.
 
     Args:
         job: the run.
@@ -40,29 +42,16 @@ def train(
         team: the workers that train together.
         feed: gives the batches from a step on, of so many in all; by default this process makes them itself.
         report: called with every line of metrics, in every worker.
+        stop: asked after every step in the first worker, and holds for all.
 
     Raises:
         As `raypipe.training.run.pretrain`.
     """
     team = team or Team()
     first = team.rank == 0
-    settings, start, folder = job.settings, job.start, job.folder
+    here = describe(device, team.world)
+    folder = job.folder
     corpus = open_corpus(folder.corpus)
-    encoder = build(start, settings).to(device)
-    maker = StepMaker(corpus, start.alphabet, settings, start.config.context, team.rank, team.world)
-    trainer = Trainer(
-        folder.root,
-        encoder,
-        start.alphabet,
-        maker,
-        settings,
-        team=team,
-        feed=None if feed is None else lambda step: feed(step, maker.steps),
-        hardware=describe(device, team.world),
-    )
-    trainer.resume()
-    if first:
-        metrics.cut(folder.metrics, trainer.step)
 
     def tell(line: dict[str, Any]) -> None:
         if first:
@@ -70,7 +59,37 @@ def train(
             progress.line(line)
         report(line)
 
-    trainer.run(tell)
+    try:
+        trainer = _trainer(job, corpus, device, team, feed, here)
+        about = trainer.resume()
+        if first:
+            metrics.cut(folder.metrics, trainer.step)
+        before = all_hardware(about or {})[-1:]
+        if before and before != [here]:
+            tell({"step": trainer.step, "note": f"goes on on {here}, after {before[0]}: as before but for rounding"})
+        trainer.run(tell, stop=stop if first else lambda: False)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        other = "begin in another folder with" if folder.last_step else "with"
+        raise RaypipeError(
+            f"too little memory ({str(error).partition('.')[0]}); go on with --checkpoint-activations, or {other} a "
+            f"smaller --batch-tokens and a larger --accumulate"
+        ) from error
+
+
+def _trainer(job: Job, corpus: Corpus, device: torch.device, team: Team, feed: Feed | None, hardware: str) -> Trainer:
+    settings, start = job.settings, job.start
+    encoder = build(start, settings, to_be_loaded=job.folder.last_step > 0).to(device)
+    maker = StepMaker(corpus, start.alphabet, settings, start.config.context, team.rank, team.world)
+    return Trainer(
+        job.folder.root,
+        encoder,
+        start.alphabet,
+        maker,
+        settings,
+        team=team,
+        feed=None if feed is None else lambda step: feed(step, maker.steps),
+        hardware=hardware,
+    )
 
 
 def local_device(gpus: float | None) -> torch.device:
@@ -90,8 +109,12 @@ def local_device(gpus: float | None) -> torch.device:
     return torch.device("cuda" if there and gpus != 0 else "cpu")
 
 
-def describe_beginning(job: Job, progress: Progress) -> None:
+def describe_beginning(job: Job, progress: Progress) -> Job:
     """Say what is about to be trained, and on what; what cannot be trained is refused here.
+
+    Returns:
+        The job with the steps of the whole run, which not every worker needs to count again: for that all epochs are
+        planned.
 
     Raises:
         As `train`.
@@ -108,3 +131,9 @@ def describe_beginning(job: Job, progress: Progress) -> None:
     if fresh_head(job.start, job.settings):
         progress.say("the checkpoint has no masked-LM head: a fresh one is trained with it")
     progress.begun(corpus.about, parameters, done, maker.steps)
+    if maker.steps <= job.settings.warmup_steps:
+        progress.say(
+            f"warning: the learning rate never gets to its peak: --warmup-steps {job.settings.warmup_steps:,} of "
+            f"{maker.steps:,} steps in all"
+        )
+    return replace(job, settings=job.settings.model_copy(update={"steps": maker.steps}))

@@ -29,7 +29,8 @@ from model.encoder import AidoRna, Block
 from model.packing import Layout
 from model.training import init_weights
 from raypipe.training.batches import Packed, Packer
-from raypipe.training.corpus import TRAIN, UNKNOWN, Corpus
+from raypipe.training.corpus import TRAIN, Corpus
+from raypipe.training.labels import UNKNOWN
 from raypipe.training.learner import Learner
 from raypipe.training.schedule import make_optimizer
 from raypipe.training.settings import PretrainSettings

@@ -83,7 +83,7 @@ def test_killed_at_one_commit_after_another(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("one_cpu")
 def test_stopped_in_the_middle(tmp_path: Path) -> None:
-    """First asked to stop, then killed, both at some moment within a step."""
+    """First asked to stop, which ends the step at hand and keeps its state; then killed, at some moment in a step."""
     inputs = write_run_inputs(tmp_path)
     command = ["pretrain", *inputs, *options(**PAIRS, steps=80, log_every=4, valid_every=30, checkpoint_every=7), "-o"]
     assert not killed([*command, str(tmp_path / "whole")], 10_000)
@@ -92,9 +92,13 @@ def test_stopped_in_the_middle(tmp_path: Path) -> None:
             ran.wait_for(lambda step=step: latest(tmp_path / "run") >= step)
             os.kill(ran.process.pid, sign)
             ran.wait()
-        if sign == signal.SIGTERM:
+        if sign != signal.SIGKILL:
             assert ran.code == INCOMPLETE
-            assert "stopped; run the same command again: it goes on after step " in ran.lines[-1]
+            assert "stopping after this step, to go on from there; once more stops at once" in ran.lines
+            done = latest(tmp_path / "run")
+            assert ran.lines[-1] == f"raypipe: stopped; run the same command again: it goes on after step {done}"
+            # Nothing was computed in vain: no line is of a later step than the state.
+            assert max(line["step"] for line in losses(tmp_path / "run")) <= done
         assert not (tmp_path / "run/checkpoint").exists()
     assert "going on after step " in ran.err
     assert not killed([*command, str(tmp_path / "run")], 10_000)

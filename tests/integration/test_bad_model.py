@@ -157,8 +157,9 @@ def test_weights_that_are_cut_short(cli: Cli, atlas: Path, other: Path, tmp_path
     assert "damaged or cut short" in ran.err
 
 
-def test_an_untrained_model_says_so(cli: Cli, atlas: Path) -> None:
-    assert "warning: nano is untrained (random weights)" in cli("embed", atlas, "--model", "nano", *INLINE).err
+def test_an_untrained_model_says_so(cli: Cli, atlas: Path, fresh: Path) -> None:
+    assert "warning: fresh is untrained (random weights)" in cli("embed", atlas, "--model", fresh, *INLINE).err
+    assert "untrained" not in cli("embed", atlas, "--model", "nano", *INLINE).err
 
 
 # Settings

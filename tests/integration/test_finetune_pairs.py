@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from model import Structure
 from model.structure import parse_dot_bracket
-from raypipe.cli import DONE
+from raypipe.cli import DONE, USAGE
 from tests.headed import make_headed
 from tests.integration.conftest import Cli
 
@@ -159,7 +159,11 @@ def test_the_shipped_recipe_and_the_environment(
     monkeypatch.setenv("RAYPIPE_FINETUNE_EPOCHS", "2")
     monkeypatch.setenv("RAYPIPE_FINETUNE_LR", "0.5")
     lines = ["id\tsequence\tstructure\tfamily\tdup_of_earlier"]
-    lines += [f"p{k}\t{seq}\t{pairs}\tf{k % 20}\t{k % 10 == 0}" for k, (seq, pairs) in enumerate(hairpins(80))]
+    names = {1: "tmRNA", 2: "5S_rRNA"}
+    lines += [
+        f"p{k}\t{seq}\t{pairs}\t{names.get(k % 20, 'other')}\t{k % 10 == 0}"
+        for k, (seq, pairs) in enumerate(hairpins(80))
+    ]
     (tmp_path / "pins.tsv").write_text("\n".join(lines) + "\n")
     out = tmp_path / "result"
     data = ["--data", tmp_path / "pins.tsv"]
@@ -168,4 +172,18 @@ def test_the_shipped_recipe_and_the_environment(
     assert json.loads((out / "metrics.json").read_text())["epochs"] == 2
     assert "8 not chosen by --where" in ran.err
     told = json.loads((out / "settings.json").read_text())
-    assert (told["lr"], told["epochs"], told["group_column"], told["threshold"]) == (0.01, 2, ["family"], "auto")
+    assert (told["lr"], told["epochs"], told["cluster"], told["threshold"]) == (0.01, 2, 0.7, "auto")
+    # What it is measured on is found again from the result alone.
+    about = json.loads((out / "metrics.json").read_text())["parts"]["test"]
+    again = ["eval", "structure", "--as", out, "--compare", "none", "--format", "json"]
+    found = json.loads(cli(*again).out)
+    assert found["rows"][0]["sequences"] == found["counts"]["sequences"] == about["sequences"] == 8
+    assert found["rows"][0]["f1"] == pytest.approx(about["f1"], abs=1e-6)
+    assert found["split"]["of"] == str(out)
+    one_family = json.loads(cli(*again, "--heads", "none", "--where", "family = 'tmRNA'").out)
+    assert one_family["counts"]["sequences"] == 4
+    assert one_family["counts"]["not chosen by --where"] == 68
+    refused = cli(*again, "--group-column", "family")
+    assert refused.code == USAGE
+    assert "--group-column: with --as that of the result holds" in refused.err
+    assert "is no finished result" in cli("eval", "structure", "--as", tmp_path).err

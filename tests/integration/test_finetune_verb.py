@@ -14,11 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from model import Structure, load
-from model.structure import parse_dot_bracket
+from model import load
 from raypipe.cli import DONE
 from tests.headed import make_headed
 from tests.integration.conftest import Cli, Ran
@@ -223,131 +220,6 @@ def test_nucleotides_from_characters(cli: Cli, narrow: Path, tmp_path: Path) -> 
     assert np.mean([{"A": "AU", "U": "AU"}.get(r["letter"], "GC") == r["label"] for r in rows(ran.out)]) > 0.75
 
 
-def hairpins(number: int) -> list[tuple[str, str]]:
-    """(sequence, dot-bracket) of stems with a loop of A."""
-    dice = random.Random(3)
-    found = []
-    for _ in range(number):
-        stem = "".join(dice.choices("GC", k=dice.randint(4, 7)))
-        back = stem[::-1].translate(str.maketrans("GC", "CG"))
-        left, right = "A" * dice.randint(0, 4), "A" * dice.randint(0, 4)
-        pairs = "." * len(left) + "(" * len(stem) + "....." + ")" * len(stem) + "." * len(right)
-        found.append((f"{left}{stem}AAAAA{back}{right}", pairs))
-    return found
-
-
-@pytest.mark.parametrize("task", ["structure", "contact"])
-def test_pairs_of_dot_bracket_files(cli: Cli, narrow: Path, tmp_path: Path, task: str) -> None:
-    path = tmp_path / "pins.dbn"
-    records = [f">p{k} about\n{seq}\n{pairs} (-3.40)\n" for k, (seq, pairs) in enumerate(hairpins(60))]
-    path.write_text("".join([*records, ">bad\nGGGAAACCC\n(((...))\n"]))
-    out = tmp_path / "result"
-    ran = cli(
-        "finetune",
-        "--task",
-        task,
-        "--data",
-        path,
-        "--model",
-        narrow,
-        "-o",
-        out,
-        "--epochs",
-        3,
-        "--batch-tokens",
-        200,
-        "--lr",
-        "0.01",
-        "--name",
-        "pins",
-        "--positive-weight",
-        2,
-    )
-    found = metrics(ran, out)
-    assert found["parts"]["test"]["n"] > 0
-    assert 0.05 <= found["threshold"] <= 0.95
-    assert "1 rejected" in ran.err
-    assert [row.split("\t")[2:] for row in (out / "rejects.tsv").read_text().splitlines()[1:]] == [
-        ["bad", "rejected", "structure: a dot-bracket of 8 characters for 9 nucleotides"]
-    ]
-    held = pq.read_table(out / "predictions.parquet").to_pylist()
-    predicted = cli(
-        "predict",
-        *[row["sequence"] for row in held],
-        "--model",
-        narrow,
-        "--heads",
-        out / "pins.safetensors",
-        "--format",
-        "dbn" if task == "structure" else "jsonl",
-    )
-    assert predicted.code == DONE, predicted.err
-    known = dict(hairpins(60))
-    if task == "structure":
-        assert predicted.out.splitlines()[2::3] == [row["predicted"] for row in held]
-        assert [row["structure"] for row in held] == [known[row["sequence"]] for row in held]
-        assert np.mean([row["f1"] for row in held]) == pytest.approx(found["parts"]["test"]["f1"])
-    else:
-        said = [json.loads(line)["predictions"]["pins"]["contacts"] for line in predicted.out.splitlines()]
-        assert [[[i - 1, j - 1] for i, j, _ in one] for one in said] == [
-            list(map(list, zip(row["i"], row["j"], strict=True))) for row in held
-        ]
-        assert [row["contacts"] for row in held] == [
-            list(map(list, parse_dot_bracket(known[row["sequence"]]))) for row in held
-        ]
-
-
-def test_structures_of_bpseq_and_ct_files_and_of_a_table(cli: Cli, narrow: Path, tmp_path: Path) -> None:
-    """The same structures in three forms give the same head."""
-    folder = tmp_path / "files"
-    folder.mkdir()
-    known = [(f"p{k}", Structure(seq, parse_dot_bracket(pairs))) for k, (seq, pairs) in enumerate(hairpins(30))]
-    for k, (name, structure) in enumerate(known):
-        form = "bpseq" if k % 2 else "ct"
-        (folder / f"{name}.{form}").write_text(structure.bpseq() if k % 2 else structure.ct(name))
-    ordered = sorted(known, key=lambda one: f"{one[0]}.{'bpseq' if int(one[0][1:]) % 2 else 'ct'}")
-    table = {
-        "id": [name for name, _ in ordered],
-        "sequence": [structure.sequence for _, structure in ordered],
-        "contacts": [list(structure.pairs) for _, structure in ordered],
-        "structure": [structure.dot_bracket for _, structure in ordered],
-    }
-    pq.write_table(pa.table(table), tmp_path / "pins.parquet")
-    heads = []
-    for name, data, more in (
-        ("a", folder, []),
-        ("b", tmp_path / "pins.parquet", []),
-        ("c", tmp_path / "pins.parquet", ["--labels", "contacts"]),
-    ):
-        out = tmp_path / name
-        ran = cli(
-            "finetune",
-            "--task",
-            "structure",
-            "--data",
-            data,
-            "--model",
-            narrow,
-            "-o",
-            out,
-            "--epochs",
-            1,
-            "--name",
-            "pins",
-            "--valid",
-            "0.2",
-            "--test",
-            "0.2",
-            *more,
-        )
-        assert ran.code == DONE, ran.err
-        heads.append(load_file(out / "pins.safetensors"))
-    # Tensors, not bytes: safetensors writes the metadata of a file in any order.
-    for other in heads[1:]:
-        assert other.keys() == heads[0].keys()
-        assert all(torch.equal(other[name], heads[0][name]) for name in other)
-
-
 def test_fasta_with_a_table_and_classes_of_few(cli: Cli, narrow: Path, tmp_path: Path) -> None:
     data = sequences(120, KINDS)
     fasta, notes = tmp_path / "in.fa", tmp_path / "notes.tsv"
@@ -383,51 +255,22 @@ def test_fasta_with_a_table_and_classes_of_few(cli: Cli, narrow: Path, tmp_path:
         assert said in ran.err
 
 
-def test_shipped_recipes_and_the_environment(
-    cli: Cli, narrow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The files of configs/ are taken as they are; the environment wins over them, the command line over both."""
+def test_the_shipped_recipe(cli: Cli, narrow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of configs/, taken as it is, for a checkpoint that has a head of this name; the new one is named by its file."""
     monkeypatch.setenv("RAYPIPE_FINETUNE_EPOCHS", "2")
-    monkeypatch.setenv("RAYPIPE_FINETUNE_LR", "0.5")
-    lines = ["id\tsequence\tstructure\tfamily\tdup_of_earlier"]
-    lines += [f"p{k}\t{seq}\t{pairs}\tf{k % 20}\t{k % 10 == 0}" for k, (seq, pairs) in enumerate(hairpins(80))]
-    (tmp_path / "pins.tsv").write_text("\n".join(lines) + "\n")
-    common = ["--model", narrow, "--lr", "0.01"]
-    out = tmp_path / "structure"
-    ran = cli(
-        "finetune",
-        "--config",
-        "finetune-structure",
-        "--data",
-        tmp_path / "pins.tsv",
-        "-o",
-        out,
-        "--name",
-        "pins",
-        *common,
-    )
-    assert metrics(ran, out)["epochs"] == 2
-    assert "8 not chosen by --where" in ran.err
-    told = json.loads((out / "settings.json").read_text())
-    assert (told["lr"], told["epochs"], told["group_column"], told["threshold"]) == (0.01, 2, ["family"], "auto")
     data = sequences(260, {"tRNA": KINDS["purine"], "rRNA": KINDS["pyrimidine"]})
     (tmp_path / "in.fa").write_text("".join(f">s{k}\n{seq}\n" for k, (_, seq) in enumerate(data)))
     rows_ = [f"s{k}\t{'structure_db' if k < 10 else kind}" for k, (kind, _) in enumerate(data)]
     (tmp_path / "types.tsv").write_text("\n".join(["id\trna_type", *rows_]) + "\n")
+    files = ["--data", tmp_path / "in.fa", "--table", tmp_path / "types.tsv"]
     out = tmp_path / "type"
-    ran = cli(
-        "finetune",
-        "--config",
-        "finetune-rna-type",
-        "--data",
-        tmp_path / "in.fa",
-        "--table",
-        tmp_path / "types.tsv",
-        "-o",
-        out,
-        "--name",
-        "type",
-        *common,
-    )
+    ran = cli("finetune", "--config", "finetune-rna-type", *files, "-o", out, "--model", narrow, "--lr", "0.01")
     assert metrics(ran, out)["labels"] == ["rRNA", "tRNA"]
     assert "10 unlabelled" in ran.err
+    held = pq.read_table(out / "predictions.parquet").to_pylist()
+    sequence = held[0]["sequence"]
+    own = cli("predict", sequence, "--model", narrow, "--heads", "rna_type")
+    new = cli("predict", sequence, "--model", narrow, "--heads", out / "rna_type.safetensors")
+    assert rows(new.out)[0]["label"] == held[0]["predicted"]
+    assert float(rows(new.out)[0]["probability"]) == pytest.approx(held[0]["probability"], rel=1e-4)
+    assert own.out != new.out

@@ -33,10 +33,19 @@ def test_chosen_by_itself_and_by_name(cli: Cli, many: Path, monkeypatch: pytest.
     assert (about["kind"], about["asked"], about["rows"], about["dimension"]) == ("whiten", "auto", 120, 16)
     (first,) = raypipe.connect(many).search(ids=["r7"], k=1).to_pylist()
     assert (first["id"], first["score"]) == ("r7", pytest.approx(1, abs=1e-6))
+    # Also where its vector is computed anew, and not rounded as the stored ones are.
+    sequence = (many.parent / "in.fa").read_text().splitlines()[15]
+    (first,) = raypipe.connect(many).search(sequence, k=1).to_pylist()
+    assert (first["id"], first["score"]) == ("r7", pytest.approx(1, abs=1e-5))
 
     monkeypatch.setenv("RAYPIPE_INDEX_TRANSFORM", "pca:5")
-    assert "transform pca:5 (as asked)" in cli("index", many).err
+    said = cli("index", many).err
+    assert "transform pca:5 (as asked)" in said
+    assert "scores are of another space than those of index" in said
+    assert f"transform whiten (at least 50 vectors) ({about['sha256'][:12]}), now transform pca:5" in said
     assert "not transformed (as asked)" in cli("index", many, "--transform", "none").err
+    monkeypatch.delenv("RAYPIPE_INDEX_TRANSFORM")
+    assert "another space" not in cli("index", many, "--transform", "none", "--type", "HNSW4").err
 
 
 def test_few_sequences_are_compared_as_they_are(cli: Cli, atlas: Path) -> None:

@@ -185,13 +185,13 @@ def test_an_adapter_by_its_path(cli: Cli, seasoned: Path, tmp_path: Path, tiny: 
     assert "was trained on another model" in ran.err
 
 
-def test_a_trained_head_on_the_untrained_trunk(cli: Cli, tmp_path: Path) -> None:
-    nano = load("nano")
-    nano.add_head("purine", HeadConfig("token", "binary"))
-    nano.save_head("purine", tmp_path / "purine.safetensors", trained=True)
-    ran = cli("predict", "ACGU", "--heads", tmp_path / "purine.safetensors")
+def test_a_trained_head_on_an_untrained_trunk(cli: Cli, fresh: Path, tmp_path: Path) -> None:
+    trunk = load(fresh)
+    trunk.add_head("purine", HeadConfig("token", "binary"))
+    trunk.save_head("purine", tmp_path / "purine.safetensors", trained=True)
+    ran = cli("predict", "ACGU", "--heads", tmp_path / "purine.safetensors", "--model", fresh)
     assert ran.code == DONE
-    assert "warning: nano is untrained" in ran.err
+    assert "warning: fresh is untrained" in ran.err
     assert len(table(ran.out)) == 4
 
 

@@ -11,10 +11,15 @@ from typing import Any
 
 import pytest
 
-from raypipe.cli import DONE, FAILED
-from raypipe.training.state_files import latest_state
+from raypipe.cli import DONE, FAILED, INCOMPLETE
+from raypipe.errors import RaypipeError
+from raypipe.training import ray_workers
+from raypipe.training.folder import RunFolder
+from raypipe.training.job import Job
+from raypipe.training.start import find_start
+from raypipe.training.state_files import latest_state, step_of
 from tests.integration.conftest import Cli
-from tests.pretraining import losses, options, write_run_inputs
+from tests.pretraining import losses, options, small, write_run_inputs
 from tests.runs import CONSOLE, MODULE, done, started
 
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers need two CPUs")
@@ -76,21 +81,86 @@ def test_a_worker_that_dies_is_started_again_from_the_last_state(cli: Cli, tmp_p
 
 
 @pytest.mark.slow
-def test_a_stopped_cluster_run_goes_on(tmp_path: Path) -> None:
-    """SIGTERM at the driver: the workers go with it, and the next run goes on from the last state."""
+def test_a_stopped_cluster_run_goes_on(cli: Cli, tmp_path: Path) -> None:
+    """Ctrl-C, which a terminal sends to all: the workers end their step, and the next command goes on behind it."""
     inputs = write_run_inputs(tmp_path)
-    command = [*CONSOLE, "pretrain", *inputs, *options(**{**MANY, "steps": 20_000}), "--workers", "2", "-o", "pair"]
+    many = options(**{**MANY, "steps": 20_000, "checkpoint_every": 10_000})
+    command = [*CONSOLE, "pretrain", *inputs, *many, "--workers", "2", "-o", "pair"]
     with started(command, cwd=tmp_path) as run:
-        run.wait_for(lambda: latest_state(tmp_path / "pair/state") is not None, 240)
-        os.kill(run.process.pid, signal.SIGTERM)
+        run.wait_for(lambda: (file := tmp_path / "pair/metrics.jsonl").exists() and file.stat().st_size > 1000, 240)
+        os.killpg(run.process.pid, signal.SIGINT)
         run.wait(60)
         end = time.monotonic() + 30
         while run.processes("RayTrainWorker") and time.monotonic() < end:
             time.sleep(0.2)
         assert not run.processes("RayTrainWorker")
-    assert run.code == 3
+    assert run.code == INCOMPLETE
+    found = latest_state(tmp_path / "pair/state")
+    assert found is not None
+    first = step_of(found)
+    assert 5 <= first < 10_000
+    assert run.lines[-1] == f"raypipe: stopped; run the same command again: it goes on after step {first}"
+    assert "stopping after this step, to go on from there; once more stops at once" in run.lines
+    assert "Traceback" not in run.err
+    # The next command has time for a few steps more, and all that it need be told is where.
+    again = done([*CONSOLE, "pretrain", "-o", "pair", "--max-minutes", "0.5"], cwd=tmp_path, seconds=200)
+    assert again.code == INCOMPLETE, again.err
+    assert f"going on after step {first:,}" in again.err
+    assert "stopped when 0.5 min were over; run the same command again: it goes on after step " in again.lines[-1]
+    pair = losses(tmp_path / "pair")
+    last = pair[-1]["step"]
+    assert last > first
+    # One worker, which accumulates what the two compute side by side.
+    minutes = options(**{**MANY, "steps": 20_000, "accumulate": 2, "valid_every": 30})
+    ran = cli("pretrain", *inputs, *minutes, "-o", tmp_path / "alone", "--max-minutes", "0.2")
+    assert ran.code == INCOMPLETE, ran.err
+    alone = losses(tmp_path / "alone")
+    assert alone[-1]["step"] > first
+    # Later on the roundings of float32 add up.
+    compared = [(one, other) for one, other in zip(pair, alone, strict=False) if one["step"] <= first + 30]
+    assert compared[-1][0]["step"] > first
+    for one, other in compared:
+        assert one.pop("valid", {}) == pytest.approx(other.pop("valid", {}), rel=1e-2)
+        assert one == pytest.approx(other, rel=1e-2)
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_waits_for_nothing(tmp_path: Path) -> None:
+    inputs = write_run_inputs(tmp_path)
+    many = options(**{**MANY, "steps": 20_000})
+    with started([*CONSOLE, "pretrain", *inputs, *many, "--workers", "2", "-o", "pair"], cwd=tmp_path) as run:
+        run.wait_for(lambda: latest_state(tmp_path / "pair/state") is not None, 240)
+        for worker in run.processes("RayTrainWorker"):
+            os.kill(worker, signal.SIGSTOP)
+        for _ in range(2):
+            os.kill(run.process.pid, signal.SIGTERM)
+            time.sleep(1)
+        run.wait(60)
+    assert run.code == INCOMPLETE
     assert "stopped; run the same command again: it goes on after step " in run.lines[-1]
     assert "Traceback" not in run.err
+
+
+def test_a_folder_that_a_node_does_not_have(tmp_path: Path) -> None:
+    settings = small(workers=2)
+    job = Job(RunFolder(tmp_path / "run"), settings, find_start(settings))
+    with pytest.raises(
+        RaypipeError, match=r"run: is not there on \S+, where a worker runs; name a folder with -o that e"
+    ):
+        ray_workers._worker({"job": job, "gpus": 0})
+
+
+def test_only_a_death_speaks_of_memory() -> None:
+    from ray.exceptions import ActorDiedError
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    lost = RuntimeError("Connection closed by peer")
+    dead = WorkerHealthCheckFailedError("the poll failed", ActorDiedError())
+    assert ray_workers._reason(WorkerGroupError("RuntimeError: closed by peer", {0: lost})) == (
+        "RuntimeError: closed by peer"
+    )
+    assert ray_workers._reason(WorkerGroupError("Error: died", {0: lost, 1: dead})).endswith(ray_workers.DEATH_HINT)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,28 @@ def spoil_odd(trainer: Trainer) -> None:
         trainer._weights["embedding.weight"][Alphabet().id["N"]] = float("nan")
 
 
+def watch_types(folder: Path) -> Callable[[Trainer], None]:
+    """Writes down in which type a layer's weights are at hand when they are computed with."""
+
+    def watch(trainer: Trainer) -> None:
+        for name, module in trainer._learner.named_modules():
+            if name.endswith(("0.attention.query", "0.attention_norm")):
+                file = folder / f"{name.rpartition('.')[2]}.txt"
+                module.register_forward_pre_hook(
+                    lambda each, _, file=file: file.write_text(str(each.weight.dtype)) and None
+                )
+
+    return watch
+
+
 def all_runs(folder: Path) -> None:
     """What the two processes do."""
     corpus = family_corpus()
     keep = lambda _: None  # noqa: E731
+    half: dict[str, Any] = {**BOTH, "precision": "bfloat16"}
+    train(folder / "half", corpus, small(**half), keep)
+    (folder / "half-sharded").mkdir(exist_ok=True)
+    train(folder / "half-sharded", corpus, small(**half, shard_weights=True), watch_types(folder / "half-sharded"))
     train(folder / "parallel", corpus, small(**MASKED), keep)
     train(folder / "sharded", corpus, small(**MASKED, shard_weights=True, checkpoint_activations=True), keep)
     go_on(folder / "parallel-on", folder / "sharded")
@@ -116,6 +135,15 @@ def test_both_objectives(pair: Path) -> None:
     assert all(line["contrastive_loss"] > 0 and line["mlm_loss"] > 0 for line in lines if "valid" not in line)
     assert lines_of(pair / "both-on") == [line for line in lines if line["step"] > 2]
     assert_close(lines_of(pair / "both-sharded"), lines)
+
+
+def test_matrices_travel_in_bfloat16_where_they_are_computed_with_in_it(pair: Path) -> None:
+    """And that changes nothing: autocast would have made them so in every worker."""
+    assert (pair / "half-sharded/query.txt").read_text() == "torch.bfloat16"
+    assert (pair / "half-sharded/attention_norm.txt").read_text() == "torch.float32"
+    for one, other in zip(lines_of(pair / "half-sharded"), lines_of(pair / "half"), strict=True):
+        assert one.pop("valid", {}) == pytest.approx(other.pop("valid", {}), rel=0.02)
+        assert one == pytest.approx(other, rel=0.02)
 
 
 def test_a_bad_batch_of_one_stops_both_with_its_sequences(pair: Path) -> None:

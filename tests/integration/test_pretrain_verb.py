@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,17 +11,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from index.lock import writer_lock
 from model import load
-from raypipe.cli import DONE, FAILED, USAGE, run
+from raypipe.cli import DONE, FAILED, INCOMPLETE, USAGE, run
 from raypipe.training.state_files import states
 from tests.headed import make_headed
 from tests.integration.conftest import Cli, make_checkpoint
 from tests.pretraining import PAIRS, losses, options, write_run_inputs
 
-RECIPE = options(**PAIRS, hold_out_families=True, type_column="rna_type", type_weights={"rRNA": 0.5}, family_cap=4)
+RECIPE = options(
+    **PAIRS,
+    clan_column="clan",
+    hold_out_families=True,
+    type_column="rna_type",
+    type_weights={"rRNA": 0.5},
+    family_cap=4,
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,7 @@ def test_what_a_run_leaves(trained: Trained) -> None:
 def test_the_card_tells_facts(trained: Trained) -> None:
     card = (trained.folder / "README.md").read_text()
     about = json.loads((trained.folder / "corpus/corpus.json").read_text())
+    held = about["held_out"]
     last = [line for line in losses(trained.folder) if "valid" in line][-1]["valid"]
     assert card == (trained.folder / "checkpoint/README.md").read_text()
     for fact in (
@@ -87,7 +97,9 @@ def test_the_card_tells_facts(trained: Trained) -> None:
         "| `in.fa` | 112 | `" + about["sources"][0]["sha256"],
         f"trained on {about['trained_on']:,}, validated on {about['validated_on']:,}, left out {about['left_out']:,}",
         "Weights by RNA type: rRNA 0.5; all others 1.",
-        "The families of the test split",
+        f"by `family` and `clan` ({held['families']} families with {held['sequences']} sequences); the families of its",
+        "Validated on 10.00% of the sequences, chosen by hash: their near-duplicates may be trained on.",
+        "| annotations `families` |  | `" + about["annotations"][0]["sha256"],
         f"{last['mlm_loss']:.4f}",
         f"{last['nearest_in_family']:.4f}",
         "6 steps",
@@ -128,12 +140,18 @@ def test_a_finished_run_says_so_and_does_nothing(trained: Trained, cli: Cli) -> 
 
 def test_it_goes_on_where_it_was_and_forgets_what_came_after(trained: Trained, copied: Trained, cli: Cli) -> None:
     unfinish(copied.folder)
-    # Also without its inputs, and with settings that change nothing.
-    free = ["--checkpoint-activations", "--store-dtype", "float32"]
-    ran = cli("pretrain", *trained.command[2:], "-o", copied.folder, *free)
+    # Nothing is said again; a later version has other settings; what changes no weights may be another.
+    file = copied.folder / "settings.json"
+    settings = json.loads(file.read_text())
+    del settings["clip"], settings["keep_states"]
+    file.write_text(json.dumps(settings | {"of_another_version": 7}))
+    ran = cli("pretrain", "-o", copied.folder, "--store-dtype", "float32", "--keep-states", "1")
     assert ran.code == DONE, ran.err
     assert "going on after step 4" in ran.err
+    assert "settings.json: of_another_version of another version of raypipe" in ran.err
     assert losses(copied.folder) == losses(trained.folder)
+    kept = json.loads((trained.folder / "settings.json").read_text())
+    assert json.loads(file.read_text()) == kept | {"store_dtype": "float32", "keep_states": 1}
     first, second = (load_file(states(run.folder / "state")[-1]) for run in (trained, copied))
     assert first.keys() == second.keys()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
@@ -142,10 +160,42 @@ def test_it_goes_on_where_it_was_and_forgets_what_came_after(trained: Trained, c
     ].dtype == (torch.float32)
 
 
+def test_slice_by_slice(trained: Trained, cli: Cli, tmp_path: Path) -> None:
+    """Every command has time for one step, and the last one for what comes of it."""
+    short = ["-o", tmp_path / "run", "--max-minutes", "1e-9"]
+    for step in range(1, 6):
+        ran = cli(*(trained.command if step == 1 else ["pretrain"]), *short)
+        assert ran.code == INCOMPLETE, ran.err
+        told = f"stopped when 1e-09 min were over; run the same command again: it goes on after step {step}"
+        assert ran.err.endswith(told)
+        if step == 3:
+            _change_hardware(states(tmp_path / "run/state")[-1])
+        if step == 4:
+            assert re.search(r"goes on on 1 thread of .*, after 8 x none: as before but for rounding", ran.err)
+    ran = cli("pretrain", *short)
+    assert ran.code == DONE, ran.err
+    lines = [line for line in losses(tmp_path / "run") if "note" not in line]
+    assert lines == losses(trained.folder)
+    assert ", then 8 x none, then 1 thread of" in (tmp_path / "run/README.md").read_text()
+    assert "max_minutes" not in json.loads((tmp_path / "run/settings.json").read_text())
+
+
+def _change_hardware(state: Path) -> None:
+    """As if the last step had been taken elsewhere."""
+    with safe_open(state, "pt") as file:
+        metadata = file.metadata()
+    about = json.loads(metadata["raypipe.about"])
+    about["hardware"].append("8 x none")
+    save_file(load_file(state), state, metadata | {"raypipe.about": json.dumps(about)})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("--learning-rate=0.5", "was begun with --learning-rate 0.01, and now it is 0.5; give the same again to go on"),
+        (
+            "--learning-rate=0.5",
+            "was begun with --learning-rate 0.01, and now it is 0.5; leave it out or give the same again to go on",
+        ),
         ("--workers=2", "was begun with --workers 1, and now it is 2"),
         ("--max-length=50", "was begun with --max-length not given, and now it is 50"),
         ("--type-weights.rRNA=1", 'was begun with --type-weights {"rRNA": 0.5}, and now it is {"rRNA": 1.0}'),
@@ -164,7 +214,7 @@ def test_other_inputs_are_refused(trained: Trained, cli: Cli, tmp_path: Path) ->
     ran = cli("pretrain", other[0], *trained.command[2:], "-o", trained.folder)
     assert ran.code == USAGE
     assert "was begun with INPUT" in ran.err
-    ran = cli("pretrain", *other, *RECIPE, "--name", "small one", "-o", trained.folder)
+    ran = cli("pretrain", trained.command[1], *other[1:], "-o", trained.folder)
     assert ran.code == USAGE
     assert "was begun with --annotations" in ran.err
 
@@ -194,6 +244,8 @@ def test_an_atlas_with_its_annotations(trained: Trained, cli: Cli, tmp_path: Pat
     assert f"is an atlas and has its own annotations; add more with: raypipe annotate {atlas}" in ran.err
     ran = cli("pretrain", atlas, trained.command[1], *RECIPE, "-o", tmp_path / "other")
     assert (ran.code, "train on it alone" in ran.err) == (USAGE, True)
+    ran = cli("pretrain", atlas, *RECIPE, "--id-column", "name", "-o", tmp_path / "other")
+    assert (ran.code, "--id-column says how files are read, and" in ran.err) == (USAGE, True)
     assert not (tmp_path / "other").exists()
 
 
@@ -208,6 +260,11 @@ def test_a_state_can_be_had_before_the_end(trained: Trained, copied: Trained, cl
     assert torch.equal(
         load(tmp_path / "early")._encoder.embedding.weight, state["weights.embedding.weight"].half().float()
     )
+    ran = cli("pretrain", "-o", copied.folder, "--export", tmp_path / "other", "--name", "early one", "--steps", "6")
+    assert ran.code == DONE, ran.err
+    assert (tmp_path / "other/README.md").read_text() == card.replace("small one", "early one")
+    ran = cli("pretrain", "-o", copied.folder, "--export", tmp_path / "none", "--steps", "7")
+    assert (ran.code, "was begun with --steps 6, and now it is 7" in ran.err) == (USAGE, True)
     ran = cli("pretrain", "-o", copied.folder, "--export", tmp_path / "early")
     assert (ran.code, "exists already; name a new folder" in ran.err) == (FAILED, True)
     shutil.rmtree(copied.folder / "state")
@@ -271,6 +328,7 @@ def test_inputs_of_an_earlier_attempt_do_not_mix(trained: Trained, cli: Cli, tmp
         (["{fasta}", "-o", "{tmp}/foreign"], USAGE, "holds something else (notes.txt); name a new folder with -o"),
         (["{fasta}", "-o", "{tmp}/file"], USAGE, "is a file; name a folder with -o"),
         (["{fasta}", "-o", "{tmp}/new", "--mask-rate", "0"], USAGE, "greater than 0"),
+        (["{fasta}", "-o", "{tmp}/new", "--epochs", "inf"], USAGE, "finite number"),
         (["{fasta}", "-o", "{tmp}/new", "--shard-weights"], USAGE, "nothing to spread over one worker; add --workers"),
         (["{fasta}", "-o", "{tmp}/new", "--gpus-per-worker", "1"], FAILED, "there is no GPU here"),
         (["{fasta}", "-o", "{tmp}/new", "--num-heads", "3"], FAILED, "does not give an even head size"),

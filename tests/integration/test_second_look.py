@@ -176,8 +176,8 @@ def test_connect_in_a_folder_with_the_users_own_modules(finished: Path, tmp_path
     assert (ran.stdout.strip(), ran.returncode) == ("2", 0), ran.stderr
 
 
-def test_a_converted_copy_of_an_untrained_model_says_so(cli: Cli, tmp_path: Path) -> None:
-    assert cli("model", "convert", raypipe_nano(), tmp_path / "copy").code == DONE
+def test_a_converted_copy_of_an_untrained_model_says_so(cli: Cli, fresh: Path, tmp_path: Path) -> None:
+    assert cli("model", "convert", fresh, tmp_path / "copy").code == DONE
     assert "copy is untrained" in cli("fill-mask", "ACG<mask>", "--model", tmp_path / "copy").err
 
 

@@ -20,9 +20,11 @@ def parse(task: Any, *cells: Any, length: int = 4, words: Words = PLAIN, problem
     return Parser(task, columns, words, problem)(dict(zip(columns, cells, strict=True)), length)
 
 
-def space_of(task: Any, *raws: Any, problem: Any = None, columns: tuple[str, ...] = ("c",)) -> Space:
+def space_of(
+    task: Any, *raws: Any, problem: Any = None, columns: tuple[str, ...] = ("c",), positive: str | None = None
+) -> Space:
     arrays = [np.asarray(raw) for raw in raws]
-    return settle(task, columns, arrays, arrays, problem)
+    return settle(task, columns, arrays, arrays, problem, positive)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,7 @@ def test_names_in_a_text_where_several_are_meant() -> None:
         ("(..)", ["(", ".", ".", ")"]),
         ("1,2,NA,4", ["1", "2", "", "4"]),
         ("0.5 1e-3\t-2 nan", ["0.5", "1e-3", "-2", ""]),
+        ("0.1, 0.2 ,0.3 , 0.4", ["0.1", "0.2", "0.3", "0.4"]),
         # As many characters as nucleotides: an annotation that uses commas.
         (",..,", [",", ".", ".", ","]),
         ([0, 1, None, 1], ["0", "1", "", "1"]),
@@ -169,11 +172,32 @@ def test_columns_name_outputs() -> None:
 
 
 def test_two_words_can_be_yes_and_no() -> None:
-    found = space_of("sequence", "b", "a", problem="binary")
-    assert found.names == ("b",)
-    assert [float(found.encode(np.array(word))) for word in ("a", "b", "")] == [0, 1, IGNORE]
+    """The user says which, since the alphabet does not know."""
+    found = space_of("sequence", "binder", "control", positive="binder")
+    assert (found.problem, found.names) == ("binary", ("binder",))
+    assert [float(found.encode(np.array(word))) for word in ("control", "binder", "")] == [0, 1, IGNORE]
+    with pytest.raises(InputError, match="the labels are a and b; say which is yes: --positive b"):
+        space_of("sequence", "b", "a", problem="binary")
+    with pytest.raises(InputError, match="--positive c is none of them"):
+        space_of("sequence", "b", "a", positive="c")
     with pytest.raises(InputError, match="3 different labels"):
         space_of("sequence", "a", "b", "c", problem="binary")
+
+
+@pytest.mark.parametrize(
+    ("raws", "encoded"),
+    [([0.0, 1.0, NAN], [0, 1, IGNORE]), (["0.0", "1.0", ""], [0, 1, IGNORE]), (["1.0", "1.0"], [1, 1])],
+)
+def test_yes_or_no_as_a_column_with_gaps_has_it(raws: list[Any], encoded: list[float]) -> None:
+    """pandas writes 0.0 and 1.0 where some are missing; these may be values as well."""
+    with pytest.raises(InputError, match=r"the labels are 0\.0 and 1\.0.*--problem binary or regression"):
+        space_of("sequence", *raws)
+    found = space_of("sequence", *raws, problem="binary")
+    assert found.names == ("c",)
+    assert [float(found.encode(np.asarray(raw))) for raw in raws] == encoded
+    assert space_of("sequence", *raws, problem="regression").problem == "regression"
+    with pytest.raises(InputError, match="--problem multilabel or regression"):
+        space_of("sequence", [0.0, 1.0], [NAN, 0.0], columns=("a", "b"))
 
 
 def test_labels_that_nobody_can_place() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from index.transforms import fit
 from model import HeadConfig, Model, load
 from model.adapters import write_adapter
 from model.heads import make_head
@@ -22,7 +23,7 @@ from raypipe.finetuning.feeds import FrozenFeed, TrainedFeed
 from raypipe.finetuning.learners import PairLearner, RowLearner
 from raypipe.finetuning.losses import Loss, Scale, class_weights
 from raypipe.finetuning.spaces import IGNORE, Space
-from raypipe.finetuning.whitening import WhitenedFeed, Whitening, can_be_whitened
+from raypipe.finetuning.whitening import AT_LEAST, WhitenedFeed, Whitening, can_be_whitened
 from tests.headed import make_headed
 
 # One beyond the context of 1022, which is read in windows.
@@ -206,28 +207,76 @@ def test_whitening_folds_into_the_head(model: Model, name: str) -> None:
     assert can_be_whitened(taught.head)
     before = taught.measure([3, 5])[0]
     whitening.fold(taught.head)
-    after = replace(taught, feed=feed).measure([3, 5])[0]
-    for own, wanted in zip(after, before, strict=True):
+    plain = replace(taught, feed=feed)
+    for own, wanted in zip(plain.measure([3, 5])[0], before, strict=True):
+        np.testing.assert_allclose(own, wanted, rtol=2e-3, atol=2e-3)
+    # And back: a head that was made for states as they are goes on with whitened ones.
+    after = plain.measure([3, 5])[0]
+    whitening.unfold(taught.head)
+    for own, wanted in zip(taught.measure([3, 5])[0], after, strict=True):
         np.testing.assert_allclose(own, wanted, rtol=2e-3, atol=2e-3)
 
 
 def test_whitened_states_vary_alike() -> None:
     torch.manual_seed(2)
-    states = torch.randn(4000, 8) @ torch.randn(8, 8) * torch.logspace(-1, 1, 8) + 5
+    states = torch.randn(4000, 8) * torch.logspace(-0.5, 0.5, 8) @ torch.linalg.qr(torch.randn(8, 8)).Q + 5
     # In batches, as they are read: of two the covariance is known well enough.
     rows = Whitening.of(states.split(500))(states[:1000])
     np.testing.assert_allclose(rows.mean(0), 0, atol=1e-2)
     np.testing.assert_allclose(np.cov(rows.T), np.eye(8), atol=0.2)
-    assert np.ptp(np.linalg.eigvalsh(np.cov(states.T))) > 100
+    assert np.ptp(np.linalg.eigvalsh(np.cov(states.T))) > 9
+    # As an index whitens, whose vectors end with length 1.
+    units = F.normalize(states[:800], dim=1)
+    own = Whitening.of([units])(units)
+    index = fit(units.numpy(), "whiten")
+    np.testing.assert_allclose(F.normalize(own, dim=1), index.apply(units.numpy()), atol=1e-4)
 
 
-def test_directions_that_do_not_vary_are_left_out() -> None:
+@pytest.mark.parametrize("at_least", [0.0, AT_LEAST])
+def test_of_few_rows_little_is_believed(at_least: float) -> None:
+    """What varies by chance in fewer rows than dimensions is not blown up elsewhere."""
+    torch.manual_seed(3)
+    spread = torch.logspace(0, -3, 64)
+    few, many = torch.randn(40, 64) * spread, torch.randn(4000, 64) * spread
+    whitened = Whitening.of([few], at_least)(many)
+    assert 0.2 < float(whitened.var(0).max()) < 8
+    # Without shrinkage the axes that 40 rows do not span would have no bound at all.
+    assert float(Whitening.of([many])(many).var(0).min()) > (0 if at_least else 1e-4)
+
+
+@pytest.mark.parametrize("few", [False, True])
+def test_what_whitening_is_for(few: bool) -> None:
+    """A class that shows in a weak axis is learned in time; one that shows in a strong one survives few sequences."""
+    torch.manual_seed(4)
+    kinds = torch.arange(2000) % 2
+    spread = torch.logspace(1.5, -1, 48)
+    states = torch.randn(2000, 48) * spread
+    states[:, 0 if few else 40] += (kinds - 0.5) * (4 if few else 6) * spread[0 if few else 40]
+    learned, measured = slice(0, 40 if few else 1000), slice(1000, 2000)
+
+    def accuracy(read: Any) -> float:
+        head = torch.nn.Linear(48, 2)
+        optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2)
+        for _ in range(60):
+            optimizer.zero_grad()
+            F.cross_entropy(head(read(states[learned])), kinds[learned]).backward()
+            optimizer.step()
+        return float((head(read(states[measured])).argmax(1) == kinds[measured]).float().mean())
+
+    whitened = accuracy(Whitening.of([states[learned]]))
+    assert whitened > 0.9
+    if not few:
+        assert accuracy(lambda x: x) < 0.75
+
+
+def test_axes_that_do_not_vary_are_scaled_as_the_others() -> None:
     states = torch.zeros(50, 3)
     states[:, 0] = torch.linspace(-1, 1, 50)
     states[:, 2] = 7
     whitening = Whitening.of([states])
-    elsewhere = whitening(torch.tensor([[0.5, 1.0, 9.0]]))
-    assert float(elsewhere.abs().max()) < 5
+    usual = (states[:, 0].var(correction=0) / 3).sqrt()
+    elsewhere = whitening(torch.tensor([[0.0, 1.0, 9.0]]))[0].abs().sort().values
+    np.testing.assert_allclose(elsewhere, [0, 1 / usual, 2 / usual], rtol=1e-5, atol=1e-5)
     assert not can_be_whitened(make_head(HeadConfig("contact", "binary"), 4))
 
 

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from sklearn import metrics
 
 from model.decode import decode_structure
+from model.structure_metrics import compare_pairs
 from raypipe.errors import RaypipeError, UsageError
-from raypipe.finetuning.metrics import NAMES, by_class, check_installed, choose_metric, is_better, measure
-from raypipe.finetuning.pairs import PairMaps
+from raypipe.finetuning.metrics import (
+    NAMES,
+    by_class,
+    check_installed,
+    check_metric,
+    choose_metric,
+    is_better,
+    measure,
+    standard_error,
+)
+from raypipe.finetuning.pairs import PairMaps, pairs_error
+from raypipe.finetuning.scoring import Measured
 from raypipe.finetuning.spaces import IGNORE, Space
 
 THREE = Space("sequence", "multiclass", ("a", "b", "c"))
@@ -46,11 +59,71 @@ def test_yes_and_no() -> None:
 
 
 def test_several_yes_or_no() -> None:
-    space = Space("sequence", "multilabel", ("a", "b"))
-    labels = np.array([[1, 0], [0, IGNORE], [1, 1]], float)
-    values = np.array([[0.9, 0.2], [0.1, 0.9], [0.8, 0.7]])
+    """Against scikit-learn, on predictions that know a little."""
+    space = Space("sequence", "multilabel", ("a", "b", "c"))
+    dice = np.random.default_rng(3)
+    labels = (dice.random((200, 3)) < (0.05, 0.4, 0.8)).astype(float)
+    values = np.clip(0.3 * labels + 0.6 * dice.random((200, 3)), 0, 1)
     found = measure(space, labels, values)
-    assert (found["accuracy"], found["auroc"], found["micro_f1"]) == (1, 1, 1)
+    wanted, said = labels > 0.5, values > 0.5
+    assert found == pytest.approx(
+        {
+            "accuracy": (wanted == said).mean(),
+            "macro_f1": metrics.f1_score(wanted, said, average="macro"),
+            "micro_f1": metrics.f1_score(wanted, said, average="micro"),
+            "mcc": np.mean([metrics.matthews_corrcoef(wanted[:, c], said[:, c]) for c in range(3)]),
+            "auroc": metrics.roc_auc_score(wanted, values, average="macro"),
+            "average_precision": metrics.average_precision_score(wanted, values, average="macro"),
+        }
+    )
+    # Nothing is said: what few labels have is not half right.
+    assert measure(space, labels, np.zeros((200, 3)))["macro_f1"] == 0
+    # What is not known does not count: as if the output were that of the other rows alone.
+    some = labels.copy()
+    some[:50, 1] = IGNORE
+    assert measure(space, some, values, names=["mcc"])["mcc"] == pytest.approx(
+        np.mean([metrics.matthews_corrcoef(wanted[k:, c], said[k:, c]) for c, k in ((0, 0), (1, 50), (2, 0))])
+    )
+
+
+def test_the_threshold_is_that_of_the_yes() -> None:
+    labels = np.array([1.0] * 4 + [0.0] * 96)
+    values = np.concatenate([[0.2, 0.22, 0.24, 0.6], np.linspace(0, 0.34, 96)])[:, None]
+    best = Measured({}, labels=labels, values=values).best_threshold(YES)
+    assert best == max((k / 100 for k in range(5, 96, 5)), key=lambda t: metrics.f1_score(labels, values[:, 0] > t))
+
+
+def test_how_far_a_figure_is_chance() -> None:
+    """The standard error of an accuracy is that of a share."""
+    dice = np.random.default_rng(5)
+    labels = dice.integers(0, 2, 400)
+    values = np.where(dice.random(400) < 0.8, labels, 1 - labels)[:, None].astype(float)
+    each = [list(array[:, None]) for array in (labels, values)]
+    error = standard_error(YES, *each, 0.5, "accuracy")
+    assert error == pytest.approx(np.sqrt(0.8 * 0.2 / 400), rel=0.25)
+    assert standard_error(YES, each[0][:1], each[1][:1], 0.5, "accuracy") is None
+    pairs = [compare_pairs(np.array([[0, k], [1, 9]]), np.array([[0, 11], [1, 9]]), 12) for k in (11, 11, 10, 8, 7)]
+    error = np.std([one.scores().f1 for one in pairs]) / np.sqrt(5)
+    assert pairs_error(pairs, "f1") == pytest.approx(error, rel=0.3)
+    assert pairs_error(pairs[:1], "f1") is None
+
+
+@pytest.mark.parametrize(
+    ("space", "metric", "labels", "defined"),
+    [
+        (THREE, "macro_f1", [0, 0, 0], True),
+        (THREE, "auroc", [0, 0, 0], False),
+        (THREE, "auroc", [0, 1, 1], True),
+        (YES, "auroc", [1.0, 1.0, IGNORE], False),
+        (YES, "accuracy", [1.0, 1.0, IGNORE], True),
+        (VALUE, "spearman", [2.0, 2.0, np.nan], False),
+        (VALUE, "spearman", [2.0, 3.0, np.nan], True),
+        (VALUE, "loss", [2.0, 2.0, 2.0], True),
+    ],
+)
+def test_a_figure_that_valid_cannot_have_is_refused(space: Space, metric: str, labels: list, defined: bool) -> None:
+    with nullcontext() if defined else pytest.raises(UsageError, match=f"--metric {metric}: is not defined on valid"):
+        check_metric(metric, space, np.array(labels))
 
 
 def test_values() -> None:

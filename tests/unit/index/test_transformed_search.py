@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,30 @@ def test_the_files_of_a_version(builder, cone):
     assert not built(store, transform="none").unchanged
     assert not (live(store) / TRANSFORM).exists()
     assert info_of(store).space == "not transformed (as asked)"
+
+
+def test_queries_are_rounded_as_what_is_stored(builder, cone):
+    """Whitening magnifies the digits that float16 has not."""
+    tight = (cone * (1, *[1 / 30] * 15)).astype(np.float32)
+    store = builder.embedded(tight, dtype="float16")
+    built(store, transform="whiten")
+    for scale in (1, 2**20, 2**-30):
+        seq_ids, scores = Searcher.open(store).search(tight[:200] * np.float32(scale), 1)
+        assert seq_ids.ravel().tolist() == list(range(200))
+        np.testing.assert_allclose(scores, 1, atol=1e-6)
+
+
+def test_the_command_that_builds_it_again_keeps_the_space(builder, cone):
+    store = builder.embedded(cone)
+    for type_, transform, options in (
+        ("flat", "auto", ""),
+        ("HNSW8", "whiten:6", " --type HNSW8 --transform whiten:6"),
+        ("flat", "none", " --transform none"),
+    ):
+        built(store, type_, transform)
+        (live(store) / "vectors.faiss").write_bytes(b"gone")
+        with pytest.raises(StoreError, match=re.escape(f"raypipe index {store.root}{options}") + "$"):
+            Searcher.open(store)
 
 
 def test_few_vectors_are_compared_as_they_are(builder, cone, cosines):

@@ -275,12 +275,12 @@ def test_heads_in_the_checkpoint_and_beside_it(loaded: Model, tmp_path: Path) ->
         again.save(tmp_path / "two", heads=["sequence", "mine"])
 
 
-def test_a_trained_head_on_an_untrained_trunk(tmp_path: Path) -> None:
-    nano = model.load("nano")
-    nano.add_head("fold", HeadConfig("structure"))
+def test_a_trained_head_on_an_untrained_trunk(fresh: Path, tmp_path: Path) -> None:
+    trunk = model.load(fresh)
+    trunk.add_head("fold", HeadConfig("structure"))
     for trained in (True, False):
-        nano.save_head("fold", tmp_path / f"{trained}.safetensors", trained=trained)
-        nano.save(tmp_path / f"{trained}", heads=["fold"])
+        trunk.save_head("fold", tmp_path / f"{trained}.safetensors", trained=trained)
+        trunk.save(tmp_path / f"{trained}", heads=["fold"])
         again = model.load(tmp_path / f"{trained}")
         assert again.trained is False
         assert again.heads["structure"].trained is trained

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,17 @@ from model.alphabet import Alphabet
 from raypipe.errors import InputError, UsageError
 from raypipe.ingest import ingest
 from raypipe.splits import part_of
-from raypipe.training.corpus import LEFT_OUT, TRAIN, UNKNOWN, VALID, Corpus, make_corpus, open_corpus, read_about
+from raypipe.training.corpus import (
+    LEFT_OUT,
+    TRAIN,
+    VALID,
+    Corpus,
+    cluster_place,
+    make_corpus,
+    open_corpus,
+    read_about,
+)
+from raypipe.training.labels import UNKNOWN
 from raypipe.training.settings import PretrainSettings
 from tests.pretraining import write_run_inputs
 
@@ -79,8 +90,15 @@ def test_clusters_are_kept_together(store: Store, tmp_path: Path) -> None:
     corpus = made(store, tmp_path, valid_share=0.5, valid_column="cluster")
     found = query(store, "SELECT seq_id, cluster FROM clusters")
     for row, cluster in zip(found["seq_id"].to_pylist(), found["cluster"].to_pylist(), strict=True):
-        assert (corpus.part[row] == VALID) == (part_of(cluster, {"valid": 0.5}) == "valid")
-    assert {part_of(f"c{number}", {"valid": 0.5}) for number in range(4)} == {"train", "valid"}
+        assert (corpus.part[row] == VALID) == (cluster_place(cluster) < 0.5)
+    assert {cluster_place(f"c{number}") < 0.5 for number in range(4)} == {True, False}
+
+
+def test_a_split_by_families_is_not_that_of_the_families_that_are_held_out() -> None:
+    """Or nothing would be left to validate on."""
+    chosen = [name for number in range(2000) if cluster_place(name := f"RF{number:05d}") < 0.05]
+    assert 60 < len(chosen) < 140
+    assert 0.7 < sum(part_of(name) != "test" for name in chosen) / len(chosen) < 0.95
 
 
 def test_families_of_the_test_split_are_left_out_with_their_clan(store: Store, tmp_path: Path) -> None:
@@ -122,7 +140,16 @@ def test_kin_without_a_label_is_left_out_too(tmp_path: Path) -> None:
             clan_column="none",
         )
         assert {ids[row] for row in np.flatnonzero(corpus.part == LEFT_OUT)} == expected
-        assert corpus.about["like_held_out"] == int(like)
+        assert corpus.about["held_out"] == {"families": 1, "sequences": 2, "like_them": int(like)}
+    (table,) = corpus.about["annotations"]
+    assert table == {"name": "families", "sha256": sha256((tmp_path / "families.tsv").read_bytes()).hexdigest()}
+
+
+def test_holding_out_where_there_is_nothing_to_hold_out(store: Store, tmp_path: Path) -> None:
+    assert part_of("rRNA") == part_of("tRNA") == part_of("other") == "train"
+    with pytest.raises(UsageError, match="hold_out_families: none of the 3 families here is of the test split"):
+        made(store, tmp_path, hold_out_families=True, family_column="rna_type", clan_column="none")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_types_are_weighted_and_families_capped(store: Store, tmp_path: Path) -> None:
@@ -179,6 +206,6 @@ def test_a_damaged_corpus_is_named(store: Store, tmp_path: Path) -> None:
         open_corpus(folder)
     (folder / "ids.u8").write_bytes(ids)
     open_corpus(folder)
-    (folder / "columns.npz").write_bytes((folder / "columns.npz").read_bytes()[:200])
+    (folder / "part.npy").write_bytes((folder / "part.npy").read_bytes()[:150])
     with pytest.raises(InputError, match="the corpus of this run is damaged"):
         open_corpus(folder)

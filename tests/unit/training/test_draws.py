@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raypipe.training.corpus import LEFT_OUT, TRAIN, UNKNOWN, VALID
+from raypipe.training.corpus import LEFT_OUT, TRAIN, VALID
 from raypipe.training.draws import Epochs, Families, Reader
+from raypipe.training.labels import UNKNOWN
 from tests.pretraining import CONTEXT, family_corpus, make_corpus_of
 
 LENGTHS = st.lists(st.integers(1, 150), min_size=1, max_size=60)

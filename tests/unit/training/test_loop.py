@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ import torch
 
 from model.alphabet import Alphabet
 from raypipe.errors import RaypipeError
+from raypipe.training.batches import Packed
 from raypipe.training.corpus import Corpus
+from raypipe.training.hardware import all_hardware
 from raypipe.training.loop import Trainer
 from raypipe.training.settings import PretrainSettings
 from raypipe.training.start import Start, build, find_start
@@ -33,6 +37,10 @@ def run(folder: Path, settings: PretrainSettings, until: int | None = None) -> l
     made.resume()
     lines: list[dict[str, Any]] = []
     made.run(lines.append, until)
+    return without_times(lines)
+
+
+def without_times(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if "second" not in key} for line in lines]
 
 
@@ -59,6 +67,61 @@ def test_stopped_anywhere_it_gives_the_same_losses(tmp_path: Path, recipe: str) 
     assert first.tokens == second.tokens > 0
     weights = [dict(made._learner.named_parameters()) for made in (first, second)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_who_wants_an_end_gets_the_state_of_that_step(tmp_path: Path) -> None:
+    settings = RECIPES["both"]
+    whole = run(tmp_path / "whole", settings)
+    parts: list[dict[str, Any]] = []
+    for done in range(1, 7):
+        made = trainer(tmp_path / "parts", settings)
+        made.resume()
+        # At once, and yet every slice gets a step further.
+        made.run(parts.append, stop=lambda: True)
+        assert step_of(states(tmp_path / "parts/state")[-1]) == done
+    assert without_times(parts) == whole
+
+
+def test_waiting_counts_as_time(tmp_path: Path) -> None:
+    """Tokens per second and the time left are those of the clock on the wall."""
+    settings = small(steps=4, valid_every=100)
+    maker = step_maker(family_corpus(), settings)
+
+    def slow(step: int) -> Iterator[list[Packed]]:
+        for number in range(step, settings.steps or 0):
+            time.sleep(0.2)
+            yield maker.make(number)
+
+    begin = build(START, settings)
+    made = Trainer(tmp_path, begin, START.alphabet, maker, settings, feed=slow)
+    lines: list[dict[str, Any]] = []
+    made.run(lines.append)
+    for line in lines[:4]:
+        assert line["data_seconds"] >= 0.2
+        assert line["seconds_per_step"] >= 0.2
+        assert line["tokens_per_second"] <= 400 / 0.2
+        assert line["seconds_left"] >= (4 - line["step"]) * 0.19
+    assert made.seconds >= lines[3]["seconds"] >= 0.8
+
+
+def test_all_hardware_of_a_run_is_kept(tmp_path: Path) -> None:
+    settings = small()
+    for number, where in enumerate(("one", "one", "other"), 1):
+        corpus = family_corpus()
+        made = Trainer(
+            tmp_path,
+            build(START, settings),
+            START.alphabet,
+            step_maker(corpus, settings),
+            settings,
+            hardware=where,
+        )
+        made.resume()
+        made.run(lambda _: None, until=number)
+    found = trainer(tmp_path, settings).resume()
+    assert found is not None
+    assert all_hardware(found) == ["one", "other"]
+    assert all_hardware({"hardware": "of an older version"}) == ["of an older version"]
 
 
 def test_it_learns(tmp_path: Path) -> None:

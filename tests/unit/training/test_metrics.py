@@ -74,6 +74,8 @@ def test_a_follower_tells_everything_once(tmp_path: Path) -> None:
     for step in (2, 3, 4):
         metrics.append(path, {"step": step})
     assert follower.new() == [{"step": 4}]
+    metrics.append(path, {"step": 4, "note": "on other hardware"})
+    assert follower.new() == [{"step": 4, "note": "on other hardware"}]
 
 
 def test_a_follower_waits_for_its_file(tmp_path: Path) -> None:

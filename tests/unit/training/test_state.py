@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from index import files
 from model.encoder import AidoRna
 from model.training import init_weights
 from raypipe.errors import InputError, RaypipeError
-from raypipe.training import state
 from raypipe.training.schedule import make_optimizer
 from raypipe.training.start import find_start
 from raypipe.training.state import load_state, save_state
@@ -55,6 +55,29 @@ def test_the_last_two_are_kept_in_order_of_their_steps(tmp_path: Path) -> None:
     for step in (5, 99_999_999, 100_000_000):
         save_state(tmp_path, step, *trained(), {})
     assert [step_of(path) for path in states(tmp_path)] == [99_999_999, 100_000_000]
+    # What somebody put beside them is no state, and stays.
+    (tmp_path / "step-best.safetensors").write_text("mine")
+    save_state(tmp_path, 100_000_001, *trained(), {}, keep=1)
+    assert [step_of(path) for path in states(tmp_path)] == [100_000_001]
+    assert (tmp_path / "step-best.safetensors").exists()
+
+
+def test_a_state_and_its_name_are_durable_before_an_older_one_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut at any moment there is a whole state."""
+    save_state(tmp_path, 1, *trained(), {})
+    synced: list[tuple[str, list[int]]] = []
+    sync = files.sync
+
+    def watched(path: Path) -> None:
+        synced.append((path.name, [step_of(each) for each in states(tmp_path)]))
+        sync(path)
+
+    monkeypatch.setattr(files, "sync", watched)
+    save_state(tmp_path, 2, *trained(), {}, keep=1)
+    assert synced == [(".draft", [1]), (tmp_path.name, [1, 2])]
+    assert [step_of(path) for path in states(tmp_path)] == [2]
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -3])
@@ -81,7 +104,7 @@ def test_a_full_disk_leaves_the_states_before(tmp_path: Path, monkeypatch: pytes
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(state.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(RaypipeError, match=r"the disk is full .* run the same command again: it goes on where it sto"):
         save_state(tmp_path, 2, *trained(), {})
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.safetensors"]
