@@ -99,7 +99,7 @@ def unit_batches(parts: Sequence[Part], dimension: int) -> Iterator[tuple[np.nda
 def as_stored(vectors: np.ndarray, dtype: str) -> np.ndarray:
     """Vectors with as many digits as a set of `dtype` holds, float32 (n, D).
 
-    Whitening magnifies what is rounded away, so a query that is not rounded would be a little off its own stored vector.
+    Whitening magnifies what is rounded away: a query that is not rounded would be a little off its own stored vector.
     The exponent is left alone: what is too small or large for float16 stays what it is.
     """
     if dtype != "float16":

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from model import head_files, registry
@@ -132,11 +133,11 @@ def model_of_results(checkpoint: Checkpoint, names: Sequence[str]) -> str | None
     """
     known = head_files.head_names(checkpoint_folder(checkpoint.path))
     models = {name: read_result(Path(name))[0] for name in names if name not in known and _is_result(name)}
-    first, *others = models or [None]
-    for name in others:
-        if models[name] != models[first]:
-            raise RaypipeError(f"{first} reads {models[first]}, {name} reads {models[name]}: one command for each")
-    return None if first is None else models[first]
+    found = list(models)
+    for one, other in pairwise(found):
+        if models[one] != models[other]:
+            raise RaypipeError(f"{one} reads {models[one]}, {other} reads {models[other]}: one command for each")
+    return models[found[0]] if found else None
 
 
 def read_result(root: Path) -> tuple[str, Path]:

@@ -6,6 +6,9 @@ import math
 
 import numpy as np
 
+_SPECIAL = 2
+"""Tokens of a sequence besides its nucleotides."""
+
 
 def epoch_batches(
     places: np.ndarray, lengths: np.ndarray, batch_tokens: int, *, seed: int, epoch: int
@@ -21,12 +24,12 @@ def epoch_batches(
         batch_tokens: tokens of a batch at most, special tokens counted; one example at least.
         seed, epoch: of the order.
     """
-    return _cut(np.random.default_rng([seed, epoch]).permutation(places), lengths, batch_tokens)
+    return by_cost(np.random.default_rng([seed, epoch]).permutation(places), lengths + _SPECIAL, batch_tokens)
 
 
 def plain_batches(places: np.ndarray, lengths: np.ndarray, batch_tokens: int) -> list[list[int]]:
     """Batches of what is measured, by length."""
-    return _cut(places[np.argsort(-lengths[places], kind="stable")], lengths, batch_tokens)
+    return by_cost(places[np.argsort(-lengths[places], kind="stable")], lengths + _SPECIAL, batch_tokens)
 
 
 def learning_rate(progress: float, warmup: float) -> float:
@@ -41,14 +44,21 @@ def learning_rate(progress: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
-def _cut(order: np.ndarray, lengths: np.ndarray, batch_tokens: int) -> list[list[int]]:
+def by_cost(order: np.ndarray, costs: np.ndarray, budget: int) -> list[list[int]]:
+    """Cut places into batches that cost no more than a budget; one that costs more is a batch of its own.
+
+    Args:
+        order: of the places.
+        costs: of all of them, by place.
+        budget: of a batch.
+    """
     found: list[list[int]] = []
     spent = 0
     for place in order.tolist():
-        tokens = int(lengths[place]) + 2
-        if not found or spent + tokens > batch_tokens:
+        cost = int(costs[place])
+        if not found or spent + cost > budget:
             found.append([])
             spent = 0
         found[-1].append(place)
-        spent += tokens
+        spent += cost
     return found

@@ -229,10 +229,10 @@ def _regression(labels: np.ndarray, values: np.ndarray) -> _Figures:
     error = values - wanted
     vary = len(wanted) > 1 and np.ptp(wanted) > 0
     both = vary and np.ptp(values) > 0
-    spearmanr: Any = stats.spearmanr
+    tests: Any = stats
     return {
-        "spearman": lambda: spearmanr(wanted, values).statistic if both else None,
-        "pearson": lambda: stats.pearsonr(wanted, values).statistic if both else None,
+        "spearman": lambda: tests.spearmanr(wanted, values).statistic if both else None,
+        "pearson": lambda: tests.pearsonr(wanted, values).statistic if both else None,
         "r2": lambda: 1 - (error**2).sum() / ((wanted - wanted.mean()) ** 2).sum() if vary else None,
         "rmse": lambda: np.sqrt((error**2).mean()),
         "mae": lambda: np.abs(error).mean(),

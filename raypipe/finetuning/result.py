@@ -16,6 +16,8 @@ from model.adapters import write_adapter
 from model.head_files import FOLDER as HEADS
 from model.lora import merge_lora, write_lora
 from raypipe import __version__
+from raypipe.answering import PAIRS_PER_TOKEN
+from raypipe.finetuning.batching import by_cost
 from raypipe.finetuning.cautions import split_by
 from raypipe.finetuning.curve import draw_curve
 from raypipe.finetuning.examples import PARTS
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
 
 MODEL, LORA, CURVE, README = "model", "lora.safetensors", "curve.png", "README.md"
 _CHUNK_TOKENS = 65_536
-# A head over pairs spends on so many of them what a small trunk spends on a token; as `raypipe.answering` has it.
-_PAIRS_PER_TOKEN = 100
 
 
 def write_result(task: Task, workshop: Workshop, standing: Standing) -> Report:
@@ -107,15 +107,11 @@ def _write_model(task: Task, workshop: Workshop, draft: Path, trained: bool) -> 
 
 
 def _predict(model: Model, name: str, sequences: Sequence[str], pairs: bool) -> list[Any]:
+    lengths = np.array(list(map(len, sequences)), np.int64)
+    costs = lengths + (lengths**2 // PAIRS_PER_TOKEN if pairs else 0)
     found: list[Any] = []
-    begin = 0
-    while begin < len(sequences):
-        end, spent = begin, 0
-        while end < len(sequences) and (end == begin or spent < _CHUNK_TOKENS):
-            spent += len(sequences[end]) + (len(sequences[end]) ** 2 // _PAIRS_PER_TOKEN if pairs else 0)
-            end += 1
-        found += model.predict(sequences[begin:end], name, dense=False)[name]
-        begin = end
+    for batch in by_cost(np.arange(len(lengths)), costs, _CHUNK_TOKENS):
+        found += model.predict([sequences[place] for place in batch], name, dense=False)[name]
     return found
 
 

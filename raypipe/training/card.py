@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from raypipe import __version__
+from raypipe.settings import IngestSettings
 from raypipe.training.hardware import all_hardware
 from raypipe.training.settings import FREE, SHAPES
 
 # Not of the recipe: where things lie on one machine, and what stands in the card in other words.
-_ELSEWHERE = {*FREE, *SHAPES, "inputs", "annotations", "model", "model_fingerprint"}
+_ELSEWHERE = {*FREE, *SHAPES, *IngestSettings.model_fields, "inputs", "annotations", "model", "model_fingerprint"}
 _NAMES = {
     "mlm_loss": "masked-LM loss, nats",
     "masked_accuracy": "accuracy at masked A, C, G, U",

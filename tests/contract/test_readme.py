@@ -32,8 +32,11 @@ def test_tour_runs_as_printed(root: Path, tmp_path: Path) -> None:
     assert "looks like protein" in said
     assert "exit code 2: rna3 is no RNA" in said
     assert "rna2\trna1\t" in said  # the filter left only the yeast one
-    assert "(2, 128)" in said
-    assert "exit code 1: nano has no structure head" in said
+    assert "(2, 512)" in said
+    assert "rna3 is no RNA, the others are folded" in said
+    assert re.search(r"^[.(]+\(\.*\)[.)]+$", said, re.MULTILINE)
+    assert "kind is whole" in said
+    assert (tmp_path / "run/checkpoint/README.md").is_file()
     assert "['purine', 'purine', 'pyrimidine', 'pyrimidine']" in said
     assert (tmp_path / "variants.png").read_bytes().startswith(b"\x89PNG")
 

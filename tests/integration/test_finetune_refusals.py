@@ -74,7 +74,11 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--task", "contact", "--labels", "pairs", "--positive", "GC"], USAGE, "names the yes of two labels"),
         (["--task", "sequence", "--labels", "lone"], USAGE, "--metric auroc: is not defined on valid"),
         (["--task", "contact", "--labels", "pairs", "--whiten"], USAGE, "multiplies states as they are"),
-        (["--task", "sequence", "--labels", "kind", "--start", "a.safetensors", "--pooling", "max"], USAGE, "has its own"),
+        (
+            ["--task", "sequence", "--labels", "kind", "--start", "a.safetensors", "--pooling", "max"],
+            USAGE,
+            "has its own",
+        ),
         (["--task", "sequence", "--labels", "number"], FAILED, "120 different labels"),
         (
             ["--task", "sequence", "--labels", "kind", "--problem", "regression"],

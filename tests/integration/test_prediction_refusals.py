@@ -29,6 +29,9 @@ def test_heads_that_are_refused(cli: Cli, ingested: Make, headed: Path, tmp_path
     shutil.copy(own / "heads" / "loops.safetensors", tmp_path / "loops.safetensors")
     shutil.copy(own / "heads" / "paired.safetensors", tmp_path / "paired.txt")
     shutil.copy(other / "rna_type.safetensors", tmp_path / "foreign.safetensors")
+    result = tmp_path / "result"
+    result.mkdir()
+    (result / "metrics.json").write_text('{"name": "rna_type"}')
     for heads, words in (
         ("nothing", "own has no head 'nothing'; it has: coding, contacts, dumb, fresh"),
         ("nothing", "train one on labelled sequences, as the README shows, and give its file"),
@@ -37,6 +40,7 @@ def test_heads_that_are_refused(cli: Cli, ingested: Make, headed: Path, tmp_path
         (tmp_path / "foreign.safetensors", "foreign.safetensors: was trained on another model than"),
         (tmp_path / "gone.safetensors", "gone.safetensors: no such file"),
         (tmp_path / "paired.txt", "own has no head"),
+        (result, "metrics.json: is damaged, or none of raypipe finetune"),
         ("loops,loops", "two heads are called 'loops'"),
         (f"loops,{tmp_path / 'loops.safetensors'}", "two heads are called 'loops'"),
     ):

@@ -246,12 +246,16 @@ def test_of_few_rows_little_is_believed(at_least: float) -> None:
 
 @pytest.mark.parametrize("few", [False, True])
 def test_what_whitening_is_for(few: bool) -> None:
-    """A class that shows in a weak axis is learned in time; one that shows in a strong one survives few sequences."""
+    """A class that shows in a weak axis is learned in time; one that shows in a strong one survives few sequences.
+
+    States share a large part and are correlated, as those of language models.
+    """
     torch.manual_seed(4)
-    kinds = torch.arange(2000) % 2
+    kinds, axis = torch.arange(2000) % 2, 0 if few else 40
     spread = torch.logspace(1.5, -1, 48)
     states = torch.randn(2000, 48) * spread
-    states[:, 0 if few else 40] += (kinds - 0.5) * (4 if few else 6) * spread[0 if few else 40]
+    states[:, axis] += (kinds - 0.5) * (4 if few else 6) * spread[axis]
+    states = (states + 30) @ torch.linalg.qr(torch.randn(48, 48)).Q
     learned, measured = slice(0, 40 if few else 1000), slice(1000, 2000)
 
     def accuracy(read: Any) -> float:
@@ -263,8 +267,7 @@ def test_what_whitening_is_for(few: bool) -> None:
             optimizer.step()
         return float((head(read(states[measured])).argmax(1) == kinds[measured]).float().mean())
 
-    whitened = accuracy(Whitening.of([states[learned]]))
-    assert whitened > 0.9
+    assert accuracy(Whitening.of([states[learned]])) > (0.75 if few else 0.9)
     if not few:
         assert accuracy(lambda x: x) < 0.75
 

@@ -101,7 +101,7 @@ def test_vectors_stored_as_float16(builder, vectors, cosines):
     built(store, transform="none")
     halves = vectors.astype(np.float16)
     _, scores = Searcher.open(store).search(vectors[:4], 3)
-    np.testing.assert_allclose(scores, -np.sort(-cosines(vectors[:4], halves), axis=1)[:, :3], atol=1e-6)
+    np.testing.assert_allclose(scores, -np.sort(-cosines(halves[:4], halves), axis=1)[:, :3], atol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
