@@ -91,7 +91,7 @@ def test_killed_at_one_commit_after_another(tmp_path: Path) -> None:
 def predicted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An atlas that no one disturbed; in.fa and the checkpoint `headed` lie beside it."""
     folder = tmp_path_factory.mktemp("predicted")
-    shutil.copytree(shipped_checkpoint("nano"), folder / "headed")
+    shutil.copytree(shipped_checkpoint("nano"), folder / "headed", ignore=shutil.ignore_patterns("heads"))
     add_heads(folder / "headed", {name: HEADS[name] for name in THREE.split(",")})
     write_fasta(folder / "in.fa", 100, 30, 50)
     assert done([*CONSOLE, "ingest", "in.fa", "-o", "atlas"], cwd=folder).code == DONE

@@ -53,7 +53,8 @@ def test_scores_are_cosines_of_the_stored_vectors(atlas: Atlas) -> None:
     for row in rows:
         vector = stored[row["seq_id"]]
         cosine = vector @ query / np.linalg.norm(vector) / np.linalg.norm(query)
-        assert row["score"] == pytest.approx(cosine, abs=1e-5)
+        # A query has the digits of what is stored, float16, before it is compared.
+        assert row["score"] == pytest.approx(cosine, abs=1e-3)
 
 
 def test_letters_do_not_matter(atlas: Atlas) -> None:

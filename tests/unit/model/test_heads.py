@@ -219,7 +219,7 @@ def test_fresh_linear_maps_are_small_and_unbiased() -> None:
 def test_convolutions_are_told_to_keep_float32_and_the_setting_is_given_back() -> None:
     cudnn: Any = torch.backends.cudnn
     head, seen = _head(HeadConfig("structure")), []
-    head.convnet[0].conv2.register_forward_hook(lambda *_: seen.append(cudnn.conv.fp32_precision))
+    head.convnet[0].register_forward_hook(lambda *_: seen.append(cudnn.conv.fp32_precision))
     before = cudnn.conv.fp32_precision
     try:
         for precision in ("tf32", "none"):

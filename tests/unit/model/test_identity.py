@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from safetensors.torch import load_file
 
 import model
 from model import CheckpointError
+from model.predictions import ContactPrediction
+from model.structure import parse_dot_bracket
+from model.structure_metrics import compare_pairs
 
 
 def test_a_fingerprint_survives_moving_and_only_moving(tiny: Path, tmp_path: Path) -> None:
@@ -65,22 +67,20 @@ def test_nano_is_what_the_registry_and_its_card_say() -> None:
     assert f"{sum(tensor.numel() for tensor in load_file(folder / 'model.safetensors').values()):,}" in card
 
 
-def test_nano_has_learned_to_read() -> None:
-    """Masked nucleotides of real tRNAs of yeast and man (Sprinzl's tRNA-Phe), far above the quarter of a guess."""
+def test_the_heads_of_nano_know_a_trna() -> None:
+    """tRNA-Phe of yeast, and of man; the cloverleaf that all textbooks show."""
     sequences = [
         "GCGGAUUUAGCUCAGUUGGGAGAGCGCCAGACUGAAGAUCUGGAGGUCCUGUGUUCGAUCCACAGAAUUCGCACCA",
         "GCCGAAAUAGCUCAGUUGGGAGAGCGUUAGACUGAAGAUCUAAAGGUCCCUGGUUCGAUCCCGGGUUUCGGCACCA",
     ]
-    nano = model.load("nano")
-    places = [(sequence, place) for sequence in sequences for place in range(0, len(sequence), 3)]
-    logits = nano.logits([f"{sequence[:place]}<mask>{sequence[place + 1 :]}" for sequence, place in places])
-    alphabet = model.Alphabet()
-    guesses = [
-        alphabet.nucleotides[one[place + 1, alphabet.nucleotides].argmax()]
-        for one, (_, place) in zip(logits, places, strict=True)
-    ]
-    right = [guess == alphabet.id[sequence[place]] for guess, (sequence, place) in zip(guesses, places, strict=True)]
-    assert np.mean(right) > 0.45
+    cloverleaf = "(((((((..((((........)))).(((((.......))))).....(((((.......))))))))))))...."
+    said = model.load("nano").predict(sequences, ["rna_type", "structure"])
+    assert [getattr(one, "label", None) for one in said["rna_type"]] == ["tRNA", "tRNA"]
+    for one in said["structure"]:
+        assert isinstance(one, ContactPrediction)
+        assert one.structure is not None
+        pairs = compare_pairs(one.structure.pairs, parse_dot_bracket(cloverleaf), len(cloverleaf))
+        assert pairs.scores().f1 > 0.9
 
 
 def test_torch_is_loaded_at_first_use_only() -> None:
