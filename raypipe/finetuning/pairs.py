@@ -101,5 +101,6 @@ def pairs_error(counts: Sequence[PairCounts], name: str) -> float | None:
     dice = np.random.default_rng(0)
     number = len(counts)
     drawn = [dice.integers(0, number, number).tolist() for _ in range(_DRAWS if number > 1 else 0)]
-    found = [figures([counts[place] for place in places])[name] for places in drawn]
-    return float(np.std(found, ddof=1)) if found else None
+    values = (figures([counts[place] for place in places])[name] for places in drawn)
+    found = [value for value in values if value is not None]
+    return float(np.std(found, ddof=1)) if len(found) > 1 else None

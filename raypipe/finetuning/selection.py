@@ -22,6 +22,7 @@ from raypipe.finetuning.spaces import Space, of_head, settle, shown, tally
 
 # Of identical sequences in several parts the one that is measured on stays.
 _RANK = {"test": 0, "valid": 1, "train": 2}
+_LATER = "parted later"
 
 
 @dataclass
@@ -62,12 +63,14 @@ def prepare(
         raws = [one.raw for one in candidates]
         first = settle(settings.kind, columns, raws, raws, settings.problem, settings.positive)
         candidates = _sampled(_without_rare(candidates, first, settings, rejects), first, settings, rejects)
+        _part(candidates, settings)
         taught = [one.raw for one in candidates if one.part == "train" or not settings.epochs]
         raws = [one.raw for one in candidates]
         space = settle(settings.kind, columns, raws, taught, first.problem, settings.positive)
     else:
         space = of_head(head, columns)
         candidates = _sampled(candidates, space, settings, rejects)
+        _part(candidates, settings)
     examples = _encoded(candidates, space, rejects, known=head is not None)
     rejects.check(total, settings.max_rejects)
     check_parts(settings, examples.parts)
@@ -104,7 +107,7 @@ def _labelled(
     rows: list[Row], parse: Parser, settings: FinetuneSettings, longest: int | None, rejects: Rejects
 ) -> list[_Candidate]:
     found: list[_Candidate] = []
-    for row, part in zip(rows, parts_of(settings, rows), strict=True):
+    for row, part in zip(rows, _early_parts(settings, rows), strict=True):
         if longest is not None and len(row.sequence) > longest:
             rejects.left_out(row, f"longer than {longest} nt", f"{len(row.sequence)} nt; see --max-length")
             continue
@@ -122,12 +125,30 @@ def _labelled(
     return found
 
 
+def _early_parts(settings: FinetuneSettings, rows: list[Row]) -> list[str]:
+    """The part of each row; `_LATER` where only what is used is clustered, which is often a small share of all rows.
+
+    Not where rows are held out by a condition, since what is alike to them is to be left out, nor of structures, whose
+    split `raypipe eval structure --as` repeats.
+    """
+    later = settings.cluster is not None and settings.test_where is None and settings.task != "structure"
+    return [_LATER] * len(rows) if later else parts_of(settings, rows)
+
+
+def _part(candidates: list[_Candidate], settings: FinetuneSettings) -> None:
+    """Give those their part that have none yet."""
+    if candidates and candidates[0].part == _LATER:
+        for one, part in zip(candidates, parts_of(settings, [one.row for one in candidates]), strict=True):
+            one.part = part
+
+
 def _distinct(candidates: list[_Candidate], rejects: Rejects) -> list[_Candidate]:
     """Each sequence once, in the part that is measured on rather than in the one that is trained on."""
     first: dict[str, _Candidate] = {}
     for one in candidates:
         known = first.setdefault(one.row.sequence, one)
-        if _RANK[one.part] < _RANK[known.part]:
+        # Without parts yet the first one stays: what is identical is one cluster.
+        if _RANK.get(one.part, 0) < _RANK.get(known.part, 0):
             first[one.row.sequence] = one
     kept: list[_Candidate] = []
     for one in candidates:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from index.lock import writer_lock
+from model.head_files import read_head_file
 from raypipe.cli import DONE, FAILED, INCOMPLETE, USAGE
 from tests.headed import make_headed
 from tests.integration.conftest import Cli
@@ -172,6 +173,13 @@ def test_classes_that_train_has_not(cli: Cli, narrow: Path, tmp_path: Path) -> N
         "valid has 2 sequences only: what is chosen on so few is mostly chance; give it more",
         "test has 1 sequence only: what is measured on so few is mostly chance; give it more",
     ]
+    # Gone on with: what the head has whitened in its weights is not learned anew.
+    some = ["--data", path, "--split-column", "split", "--where", "kind <> 'new'", "--dropout", "0"]
+    ran = cli(*again[:-4], *some, "--epochs", "2", "--lr", "0.0001", "-o", tmp_path / "more")
+    assert ran.code == DONE, ran.err
+    before, after = (json.loads((tmp_path / name / "metrics.jsonl").open().readline()) for name in ("out", "more"))
+    assert after["valid"]["loss"] == pytest.approx(before["valid"]["loss"], rel=0.05)
+    assert read_head_file(tmp_path / "more" / "kind.safetensors").config.dropout == 0
     heads = [load_file(tmp_path / name / "kind.safetensors") for name in ("out", "measured")]
     assert heads[0].keys() == heads[1].keys()
     for name, value in heads[0].items():

@@ -245,12 +245,16 @@ def test_fasta_with_a_table_and_classes_of_few(cli: Cli, narrow: Path, tmp_path:
         6,
         "--max-per-class",
         30,
+        "--cluster",
+        0.8,
         "--epochs",
         1,
     )
     found = metrics(ran, out)
     assert found["labels"] == ["mixed", "purine", "pyrimidine"]
     assert sum(part["sequences"] for part in found["parts"].values()) == 90
+    assert found["split_by"] == "clusters of sequences alike to 0.8"
+    assert "split by sequence" not in ran.err
     for said in ("5 of rare classes", "1 without a row in the table", "1 without a sequence", "25 not in the sample"):
         assert said in ran.err
 

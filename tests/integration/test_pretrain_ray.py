@@ -87,7 +87,7 @@ def test_a_stopped_cluster_run_goes_on(cli: Cli, tmp_path: Path) -> None:
     many = options(**{**MANY, "steps": 20_000, "checkpoint_every": 10_000, "log_every": 1})
     command = [*CONSOLE, "pretrain", *inputs, *many, "--workers", "2", "-o", "pair"]
     with started(command, cwd=tmp_path) as run:
-        run.wait_for(lambda: (file := tmp_path / "pair/metrics.jsonl").exists() and file.stat().st_size > 1000, 240)
+        run.wait_for(lambda: (file := tmp_path / "pair/metrics.jsonl").exists() and file.stat().st_size > 2000, 240)
         os.killpg(run.process.pid, signal.SIGINT)
         run.wait(60)
         end = time.monotonic() + 30
@@ -98,7 +98,7 @@ def test_a_stopped_cluster_run_goes_on(cli: Cli, tmp_path: Path) -> None:
     found = latest_state(tmp_path / "pair/state")
     assert found is not None
     first = step_of(found)
-    assert 5 <= first < 10_000
+    assert 0 < first < 10_000
     assert run.lines[-1] == f"raypipe: stopped; run the same command again: it goes on after step {first}"
     assert "stopping after this step, to go on from there; once more stops at once" in run.lines
     assert "Traceback" not in run.err

@@ -277,7 +277,7 @@ def test_axes_that_do_not_vary_are_scaled_as_the_others() -> None:
     states[:, 0] = torch.linspace(-1, 1, 50)
     states[:, 2] = 7
     whitening = Whitening.of([states])
-    usual = (states[:, 0].var(correction=0) / 3).sqrt()
+    usual = float((states[:, 0].var(correction=0) / 3).sqrt())
     elsewhere = whitening(torch.tensor([[0.0, 1.0, 9.0]]))[0].abs().sort().values
     np.testing.assert_allclose(elsewhere, [0, 1 / usual, 2 / usual], rtol=1e-5, atol=1e-5)
     assert not can_be_whitened(make_head(HeadConfig("contact", "binary"), 4))

@@ -98,10 +98,10 @@ def test_how_far_a_figure_is_chance() -> None:
     dice = np.random.default_rng(5)
     labels = dice.integers(0, 2, 400)
     values = np.where(dice.random(400) < 0.8, labels, 1 - labels)[:, None].astype(float)
-    each = [list(array[:, None]) for array in (labels, values)]
-    error = standard_error(YES, *each, 0.5, "accuracy")
+    one, other = list(labels[:, None]), list(values[:, None])
+    error = standard_error(YES, one, other, 0.5, "accuracy")
     assert error == pytest.approx(np.sqrt(0.8 * 0.2 / 400), rel=0.25)
-    assert standard_error(YES, each[0][:1], each[1][:1], 0.5, "accuracy") is None
+    assert standard_error(YES, one[:1], other[:1], 0.5, "accuracy") is None
     pairs = [compare_pairs(np.array([[0, k], [1, 9]]), np.array([[0, 11], [1, 9]]), 12) for k in (11, 11, 10, 8, 7)]
     error = np.std([one.scores().f1 for one in pairs]) / np.sqrt(5)
     assert pairs_error(pairs, "f1") == pytest.approx(error, rel=0.3)

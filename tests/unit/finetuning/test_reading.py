@@ -174,3 +174,27 @@ def test_the_fingerprint_is_of_all_that_is_taught(tmp_path: Path) -> None:
     moved = tmp_path / "moved.parquet"
     moved.write_bytes(path.read_bytes())
     assert ready(settings("sequence", moved, labels=["kind"]))[0].fingerprint == first
+
+
+def test_what_is_alike_is_kept_together(tmp_path: Path) -> None:
+    """Only what is used is clustered, after it was sampled; the same split whatever stands beside."""
+    dice = np.random.default_rng(1)
+    lines = ["id\tsequence\tkind"]
+    for k in range(60):
+        letters = dice.choice(list("ACGU"), 80)
+        for copy in range(2):
+            letters[dice.integers(0, 80, 2 * copy)] = "A"
+            lines.append(f"s{k}_{copy}\t{''.join(letters)}\t{'ab'[k % 2]}")
+    path = tmp_path / "in.tsv"
+    path.write_text("\n".join(lines) + "\n")
+
+    def torn(**more: Any) -> int:
+        found, _ = ready(settings("sequence", path, labels=["kind"], valid=0.2, test=0.2, **more))
+        parts: dict[str, set[str]] = {}
+        for id_, part in zip(found.ids, found.parts.tolist(), strict=True):
+            parts.setdefault(id_.partition("_")[0], set()).add(part)
+        assert set.union(*parts.values()) == {"train", "valid", "test"}
+        return sum(len(own) > 1 for own in parts.values())
+
+    assert torn() > 10
+    assert torn(cluster=0.8) == torn(cluster=0.8, max_per_class=50) == 0
