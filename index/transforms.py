@@ -76,7 +76,7 @@ class Transform:
         matrix: (D, E) float32; None where it would be the identity.
         fingerprint: of the embeddings it was learned from; empty where it belongs to none.
         reason: why this kind.
-        learned: from how many rows, by what seed and floor.
+        learned: from how many rows, by what seed and with what shrinkage.
     """
 
     kind: str

@@ -161,6 +161,9 @@ def check_name(name: str, where: str) -> None:
 
 
 def metadata(config: HeadConfig, *, trunk: str, trained: bool) -> dict[str, str]:
-    """The metadata of an adapter file."""
+    """The metadata of an adapter file: one entry, as safetensors writes several in an order that differs each time.
+
+    So the same head makes the same file, and has the same fingerprint.
+    """
     about = {"format": _FORMAT, "config": config.to_json(), "trunk": trunk, "trained": trained}
-    return {"format": "pt", METADATA_KEY: json.dumps(about, sort_keys=True)}
+    return {METADATA_KEY: json.dumps(about, sort_keys=True)}

@@ -240,7 +240,7 @@ def write_lora(path: str | Path, encoder: AidoRna, config: LoraConfig, trunk: st
         draft.touch()
         # safetensors makes files that only their owner can read.
         usual = draft.stat().st_mode
-        save_file(tensors, draft, metadata={"format": "pt", _KEY: json.dumps(about)})
+        save_file(tensors, draft, metadata={_KEY: json.dumps(about, sort_keys=True)})
         draft.chmod(usual)
         os.replace(draft, path)
     except (OSError, SafetensorError) as error:

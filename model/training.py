@@ -70,10 +70,10 @@ def look_at_neighbours(encoder: AidoRna) -> None:
     Head h of N begins by looking at the place h - N/2 away from its own, so that a token of the first layer is a random
     function of the N letters around it. In the layers above only every other head does: base pairs are far apart, and
     a head that looks at its neighbour does not learn of them. It is done by biases alone: with rotary positions a query
-    of bias
-    (a cos(d t), a sin(d t)) and a key of bias (a, 0) in the pair of angle t have the product a^2 cos((s - p - d) t)
-    between places p and s, which summed over the angles is largest where s = p + d. The content's part of queries and
-    keys begins small beside it, and so does what the layers above the first add. All of it is trained like any weight.
+    of bias (a cos(d t), a sin(d t)) and a key of bias (a, 0) in the pair of angle t have the product
+    a^2 cos((s - p - d) t) between places p and s, which summed over the angles is largest where s = p + d. The
+    content's part of queries and keys begins small beside it, and so does what the layers above the first add. All of
+    it is trained like any weight.
 
     Fresh attention looks everywhere alike, and finding out that neighbours matter takes millions of tokens. Beginning
     with a structure that training is known to arrive at is after Trockman & Kolter, Mimetic Initialization of

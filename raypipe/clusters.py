@@ -59,7 +59,7 @@ def cluster(sequences: Sequence[str], identity: float) -> list[str]:
     index = _Index.of(order)
     needed = index.needed(identity)
     pairs = _met(index)
-    pairs = pairs[index.shared(pairs[:, 1], pairs[:, 0], index) >= needed[pairs[:, 1]]]
+    pairs = pairs[index.shared(pairs[:, 1], pairs[:, 0]) >= needed[pairs[:, 1]]]
     relatives: list[list[int]] = [[] for _ in order]
     for longer, shorter in pairs.tolist():
         relatives[longer].append(shorter)
@@ -94,11 +94,12 @@ def related(sequences: Sequence[str], known: Sequence[str], identity: float) -> 
     order = np.argsort(theirs.words, kind="stable")
     words, owners = theirs.words[order], theirs.owners[order]
     begin, end = (np.searchsorted(words, ours.words, side) for side in ("left", "right"))
-    many = np.concatenate([[0], np.cumsum(end - begin)])
+    # Before each of our sequences, how often the words of those before it stand among theirs.
+    many = np.concatenate([[0], np.cumsum(end - begin)])[ours.starts]
     start = 0
     while start < len(sequences):
         # So many sequences that their words meet no more than _CHUNK of the others', but at least one.
-        stop = int(np.searchsorted(many[ours.starts], many[ours.starts[start]] + _CHUNK, "right")) - 1
+        stop = int(np.searchsorted(many, many[start] + _CHUNK, "right")) - 1
         stop = min(max(stop, start + 1), len(sequences))
         low, high = ours.starts[start], ours.starts[stop]
         counts = end[low:high] - begin[low:high]
@@ -152,14 +153,15 @@ class _Index:
         wanted = np.maximum(np.ceil(identity**WORD * self.counts), FEWEST).astype(np.int64)
         return np.maximum(np.minimum(wanted, self.counts), 1)
 
-    def shared(self, ones: np.ndarray, others: np.ndarray, index: _Index) -> np.ndarray:
-        """(n,) words that a sequence of this index has in common with one of another."""
-        held = index.owners * _WORDS + index.words
+    def shared(self, ones: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """(n,) words that sequences have in common with others, pair by pair."""
+        held = self.owners * _WORDS + self.words
+        stops = np.cumsum(self.counts[ones])
         found = np.zeros(len(ones), np.int64)
         start = 0
         while start < len(ones):
-            sizes = np.cumsum(self.counts[ones[start : start + _CHUNK]])
-            stop = start + max(1, int(np.searchsorted(sizes, _CHUNK, "right")))
+            before = stops[start - 1] if start else 0
+            stop = max(start + 1, int(np.searchsorted(stops, before + _CHUNK, "right")))
             own, other = ones[start:stop], others[start:stop]
             counts = self.counts[own]
             skipped = np.cumsum(counts) - counts

@@ -24,6 +24,8 @@ def read_columns(path: str) -> pa.Table:
     """
     with open_unpacked(path) as file:
         start = file.peek(1 << 16)
+        if not start.strip():
+            raise InputError(f"{path}: empty, there is no header to read")
         kind = "parquet" if start.startswith(PARQUET) else table_kind(path)
         if kind is None:
             raise InputError(f"{path}: is no table; give Parquet, or a file whose name ends in .csv or .tsv")

@@ -21,11 +21,10 @@ from raypipe.finetuning.sources import STRUCTURE, USUAL_LABELS, read_rows
 from raypipe.finetuning.tables import CHOSEN, TESTED, Wanted, read_table
 from raypipe.tables import table_kind
 
-_PARSE = Parser("structure", (STRUCTURE,), Words({}, None, frozenset({""})))
 # Of identical sequences in several parts the one that is measured on counts, as in finetuning.
 _RANK = {"test": 0, "valid": 1, "train": 2, NEAR_TEST: 3}
-# What a result says itself, with what these options say beside it.
-_OF_RESULT = ("id_column", "sequence_column", "structure_column", "split_column", "group_column")
+# What a result says itself.
+_OF_RESULT = ("id_column", "sequence_column", "structure_column", "split_column", "group_column", "valid", "test")
 
 
 class KnownStructure(NamedTuple):
@@ -83,8 +82,11 @@ def read_known(inputs: Sequence[str], settings: StructureEvalSettings, result: F
         _count(rejects, "not chosen by --where", sum(not row.values[CHOSEN] for row in rows))
         parts = [part for row, part in zip(rows, parts, strict=True) if row.values[CHOSEN]]
         rows = [row for row in rows if row.values[CHOSEN]]
+    parse = Parser("structure", (STRUCTURE,), Words.of([], told.missing))
     known = [
-        one for row, part in zip(rows, parts, strict=True) if (one := _known(row, settings, part, rejects)) is not None
+        one
+        for row, part in zip(rows, parts, strict=True)
+        if (one := _known(row, parse, settings, part, rejects)) is not None
     ]
     rejects.check(total, settings.max_rejects)
     if settings.distinct:
@@ -107,12 +109,15 @@ def _told(settings: StructureEvalSettings, result: Finetuned | None) -> Finetune
     """How the rows are read and split.
 
     Raises:
-        UsageError: an option that the result has its own value of.
+        UsageError: an option that the result has its own value of, or two that say how to split.
     """
     if result is not None:
-        if given := next((name for name in _OF_RESULT if getattr(settings, name)), None):
+        usual = StructureEvalSettings()
+        if given := next((name for name in _OF_RESULT if getattr(settings, name) != getattr(usual, name)), None):
             raise UsageError(f"--{given.replace('_', '-')}: with --as that of the result holds; leave it out")
         return result.settings
+    if settings.split_column and settings.group_column:
+        raise UsageError("--group-column: with --split-column the column decides; leave it out")
     return FinetuneSettings(
         task="structure",
         id_column=settings.id_column,
@@ -142,13 +147,10 @@ def _table_rows(
         others=tuple(more),
         where=told.where,
         marks=marks,
+        ask="the column of the known structure with --structure-column",
     )
     before = rejects.num_broken
-    try:
-        found = read_table(path, wanted, rejects)
-    except UsageError as error:
-        # In finetune the structure is one of labels.
-        raise UsageError(str(error).replace("label column with --labels", "one with --structure-column")) from None
+    found = read_table(path, wanted, rejects)
     rows = [
         Row(path, line, str(id_ or f"row_{line}").strip(), str(sequence or "").strip(), {})
         for line, id_, sequence in zip(found.lines, found.column(found.id), found.column(found.sequence), strict=True)
@@ -180,10 +182,12 @@ def _cleaned(row: Row, rejects: Rejects) -> Row | None:
     return row._replace(sequence=canonical.decode("ascii"))
 
 
-def _known(row: Row, settings: StructureEvalSettings, part: str, rejects: Rejects) -> KnownStructure | None:
+def _known(
+    row: Row, parse: Parser, settings: StructureEvalSettings, part: str, rejects: Rejects
+) -> KnownStructure | None:
     """A row as a known structure; None where it is not used, which `rejects` is told."""
     try:
-        pairs = _PARSE(row.values, len(row.sequence))
+        pairs = parse(row.values, len(row.sequence))
     except LabelError as error:
         rejects.broken(row.file, row.line, row.id, f"{STRUCTURE}: {error}")
         return None

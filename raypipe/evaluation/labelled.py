@@ -108,22 +108,25 @@ def read_labelled(path: str, settings: RetrievalSettings) -> Labelled:
     )
 
 
-def _labels(path: str, table: pa.Table, name: str, option: str, what: str) -> list[str]:
+def _labels(path: str, table: pa.Table, name: str, option: str, what: str, other: str = "") -> list[str]:
     values = texts(path, table, find_column(path, table, name, (), option))
     if not any(values):
-        raise InputError(f"{path}: column {name!r} is empty in every row; name the column of the {what} with {option}")
+        raise InputError(
+            f"{path}: column {name!r} is empty in every row; name the column of the {what} with {option}{other}"
+        )
     return values
 
 
 def _optional(path: str, table: pa.Table, name: str, option: str, what: str) -> list[str]:
     if name == NO_COLUMN:
         return [""] * table.num_rows
+    other = f", or say {option} {NO_COLUMN}"
     if name not in table.column_names:
         raise InputError(
             f"{path}: no column {name!r}; it has: {', '.join(table.column_names)}; name the column of the {what} with "
-            f"{option}, or say {option} {NO_COLUMN}"
+            f"{option}{other}"
         )
-    return _labels(path, table, name, option, what)
+    return _labels(path, table, name, option, what, other)
 
 
 def _clans_of_families(path: str, rows: _Rows) -> dict[str, str]:

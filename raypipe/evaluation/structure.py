@@ -13,6 +13,7 @@ from model.structure import Pairs, Structure
 from model.structure_metrics import PairCounts, compare_pairs, mean_scores, pooled_scores
 from raypipe.answer_files import opened
 from raypipe.checkpoints import find_checkpoint, find_heads
+from raypipe.errors import UsageError
 from raypipe.evaluation.finetuned import Finetuned, read_finetuned
 from raypipe.evaluation.folding import HOW_TO_GET_VIENNA, Method, of_head, rules, vienna
 from raypipe.evaluation.known_structures import KnownSet, KnownStructure, read_known
@@ -65,7 +66,10 @@ def evaluate_structure(inputs: Sequence[str], settings: StructureEvalSettings, s
         named = ["structure"] if result is None else [str(result.head)]
         model = model if result is None else result.model
     named = [] if named == ["none"] else named
-    inputs = inputs or [str(path) for path in (() if result is None else result.settings.data)]
+    if not inputs and result is not None:
+        if result.settings.table is not None:
+            raise UsageError(f"--as {result.root}: is of FASTA with --table; name a table that holds both")
+        inputs = [str(path) for path in result.settings.data]
     compared = vienna(settings.compare[0])
     checkpoint = find_checkpoint(model) if named else None
     heads = find_heads(checkpoint, named) if checkpoint else []
@@ -204,7 +208,7 @@ def _split(settings: StructureEvalSettings, result: Finetuned | None) -> dict[st
         return {"part": settings.part, "of": str(result.root), **kept, "shares": shares, "chosen": settings.where}
     key = settings.split_column or settings.group_column or "sequence"
     shares = None if settings.split_column else {"test": settings.test, "valid": settings.valid}
-    return {"part": settings.split, "by": key, "shares": shares, "where": settings.where}
+    return {"part": settings.part, "by": key, "shares": shares, "where": settings.where}
 
 
 def _in_words(
@@ -224,13 +228,13 @@ def _in_words(
             + (f", which is where {told.test_where}" if told.test_where and settings.part == "test" else "")
             + (f"; what is alike to {told.cluster:g} of it was not trained on" if told.cluster else "")
         )
-    elif settings.split == ALL:
+    elif settings.part == ALL:
         lines.append("all of them; whether a model was trained on some is not known here, see --where and --split")
     elif settings.split_column:
-        lines.append(f"the part {settings.split!r} of column {settings.split_column!r}")
+        lines.append(f"the part {settings.part!r} of column {settings.split_column!r}")
     else:
         lines.append(
-            f"the part {settings.split!r} of a split by {settings.group_column or 'sequence'} (test {settings.test:g}, "
+            f"the part {settings.part!r} of a split by {settings.group_column or 'sequence'} (test {settings.test:g}, "
             f"valid {settings.valid:g}), that of finetune with the same options"
         )
     return lines

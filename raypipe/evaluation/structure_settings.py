@@ -61,10 +61,10 @@ class StructureEvalSettings(EvaluationSettings):
     max_rejects: Annotated[float, DATA] = Field(
         default=0.02, ge=0, le=1, description="Share of rows with broken sequences or structures that is put up with."
     )
-    split: Annotated[Part, DATA] = Field(
-        default="all",
+    split: Annotated[Part | None, DATA] = Field(
+        default=None,
         description="Measure one part only, split as finetune does with the same --group-column (or --split-column), "
-        "--valid and --test.",
+        "--valid and --test. By default all, and with --as test.",
     )
     split_column: Annotated[str | None, DATA] = Field(
         default=None, description="Column that says train, valid or test."
@@ -81,7 +81,7 @@ class StructureEvalSettings(EvaluationSettings):
     @property
     def part(self) -> Part:
         """What is measured: of a result its test part, unless told otherwise."""
-        return "test" if self.as_result is not None and self.split == "all" else self.split
+        return self.split or ("all" if self.as_result is None else "test")
 
     @field_validator("compare")
     @classmethod

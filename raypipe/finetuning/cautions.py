@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from raypipe.errors import InputError
+from raypipe.errors import InputError, UsageError
 from raypipe.finetuning.examples import Examples
 from raypipe.finetuning.settings import FinetuneSettings
 from raypipe.finetuning.spaces import IGNORE, shown
@@ -35,8 +35,8 @@ def cautions(examples: Examples, settings: FinetuneSettings, context: int) -> li
     lines: list[str] = []
     if held and not (settings.split_column or settings.group_column or settings.cluster):
         lines.append(
-            "split by sequence: relatives of what is trained on may be measured, which makes figures better than they "
-            "are for new families; see --cluster and --group-column"
+            f"split by {split_by(settings)}: relatives of what is trained on may be measured, which makes figures "
+            "better than they are for new families; see --cluster and --group-column"
         )
     for part, number in held.items():
         if number < FEW:
@@ -62,10 +62,19 @@ def check_taught(examples: Examples, columns: tuple[str, ...]) -> None:
     """Refuse labels of which there is only one in train; of classes `spaces.settle` does.
 
     Raises:
-        InputError: yes or no alone, or one value.
+        InputError: yes or no alone, or one value; of several values one that is never known.
     """
     train, space = examples.part("train"), examples.space
-    if space.num_labels > 1 or space.problem not in ("binary", "regression") or space.task in ("contact", "structure"):
+    if space.problem not in ("binary", "regression") or space.task in ("contact", "structure"):
+        return
+    if space.num_labels > 1:
+        known = (~np.isnan(examples.labels_of(train).reshape(-1, space.num_labels))).sum(0)
+        names = [name for name, count in zip(space.names, known.tolist(), strict=True) if not count]
+        if names:
+            raise InputError(
+                f"column {', '.join(columns)}: no value of {shown(names)} in what is trained on ({len(train):,} "
+                "sequences); leave it out"
+            )
         return
     labels = np.ravel(examples.labels_of(train))
     values = np.unique(labels[~np.isnan(labels) if space.problem == "regression" else labels != IGNORE])
@@ -76,6 +85,20 @@ def check_taught(examples: Examples, columns: tuple[str, ...]) -> None:
             f"column {', '.join(columns)}: {f'{only[0]} only' if only else 'no label at all'} in what is trained on "
             f"({len(train):,} sequences); there is nothing to learn"
         )
+
+
+def check_threshold(settings: FinetuneSettings, examples: Examples) -> None:
+    """Refuse a threshold that nothing is compared with, or that cannot be found.
+
+    Raises:
+        UsageError: with what to change.
+    """
+    if settings.threshold is None:
+        return
+    if examples.space.problem not in ("binary", "multilabel"):
+        raise UsageError(f"--threshold: is for yes or no, and the labels are {examples.space.problem}; leave it out")
+    if settings.threshold == "auto" and not len(examples.part("valid")):
+        raise UsageError("--threshold auto: there is no valid part to find it on; give a number")
 
 
 def _yes_and_known(examples: Examples) -> tuple[np.ndarray, np.ndarray]:

@@ -102,6 +102,8 @@ def check_parts(settings: FinetuneSettings, parts: np.ndarray) -> None:
         raise UsageError(f"nothing to train on ({said}); see --split-column, --group-column, --valid and --test")
     if settings.split_column:
         return
+    if settings.test_where and not counts["test"]:
+        raise UsageError(f"--test-where {settings.test_where!r}: none of the rows that it chooses can be used ({said})")
     for name in ("valid", "test"):
         if getattr(settings, name) and not counts[name]:
             group = " groups" if settings.group_column else ""

@@ -82,6 +82,8 @@ def finetune(settings: FinetuneSettings, say: Say) -> Report:
         folder.compare(report.inputs, _inputs(examples, checkpoint, start))
         say(f"{folder.root}: is finished; nothing to do")
         return report
+    if settings.finish and not folder.begun and start is None:
+        raise UsageError(f"--finish: {folder.root} holds no finished epoch, so there is no head to write; leave it out")
     with folder.opened(settings):
         rejects = Rejects()
         try:

@@ -119,7 +119,7 @@ def _entries(task: Task, places: np.ndarray) -> int:
     labels = [task.examples.labels[place] for place in places.tolist()]
     if task.settings.pairs:
         return sum(map(len, labels))
-    return labelled(np.concatenate([np.ravel(array) for array in labels]))
+    return labelled(task.examples.space, np.concatenate([np.ravel(array) for array in labels]))
 
 
 def _train_loss(standing: Standing) -> dict[str, float]:

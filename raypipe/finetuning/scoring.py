@@ -102,7 +102,7 @@ def measure_predictions(
     labels, values = _together(examples, places, [found.values for found in predictions])
     found: dict[str, Any] = {
         "sequences": len(places),
-        "n": labelled(labels),
+        "n": labelled(space, labels),
         **measure(space, labels, values, threshold),
         error: standard_error(space, *_each(examples, places, predictions), threshold, metric),
     }
@@ -125,9 +125,9 @@ def said_pairs(task: str, prediction: ContactPrediction) -> np.ndarray:
     return np.stack([prediction.i, prediction.j], axis=1)
 
 
-def labelled(labels: np.ndarray) -> int:
-    """How many entries are."""
-    return int((~np.isnan(labels)).sum() if np.isnan(labels).any() else (labels != IGNORE).sum())
+def labelled(space: Space, labels: np.ndarray) -> int:
+    """How many entries are; -100 is a value of regression."""
+    return int((~np.isnan(labels) if space.problem == "regression" else labels != IGNORE).sum())
 
 
 def _single(space: Space, name: str) -> Space:

@@ -11,14 +11,14 @@ import numpy as np
 from model.head_config import HeadConfig
 from raypipe.cleaning import md5
 from raypipe.errors import InputError, UsageError
-from raypipe.finetuning.cautions import check_taught
+from raypipe.finetuning.cautions import check_taught, check_threshold
 from raypipe.finetuning.examples import Examples, check_parts
 from raypipe.finetuning.labels import LabelError, Parser, Words
 from raypipe.finetuning.parting import NEAR_TEST, parts_of
 from raypipe.finetuning.rows import Rejects, Row
 from raypipe.finetuning.settings import FinetuneSettings
 from raypipe.finetuning.sources import read_rows
-from raypipe.finetuning.spaces import Space, of_head, settle, shown, tally
+from raypipe.finetuning.spaces import Space, as_texts, of_head, settle, shown, tally
 
 # Of identical sequences in several parts the one that is measured on stays.
 _RANK = {"test": 0, "valid": 1, "train": 2}
@@ -57,7 +57,8 @@ def prepare(
     rejects.check(total, settings.max_rejects)
     candidates = _distinct(candidates, rejects)
     if not candidates:
-        raise InputError(f"{settings.data[0]}: no labelled sequence is left of {total:,} rows ({reasons(rejects)})")
+        why = reasons(rejects) or "there is nothing below the header"
+        raise InputError(f"{settings.data[0]}: no labelled sequence is left of {total:,} rows ({why})")
     if head is None:
         # The problem shows in all rows, before any are taken out.
         raws = [one.raw for one in candidates]
@@ -76,6 +77,7 @@ def prepare(
     check_parts(settings, examples.parts)
     if settings.epochs:
         check_taught(examples, columns)
+    check_threshold(settings, examples)
     return examples, columns, total
 
 
@@ -84,14 +86,14 @@ def reasons(rejects: Rejects) -> str:
     parts = [f"{count:,} {kind}" for kind, count in rejects.kinds.items() if count]
     parts += [f"{rejects.unread:,} not chosen by --where"] if rejects.unread else []
     parts += [f"{rejects.num_broken:,} rejected"] if rejects.num_broken else []
-    return ", ".join(parts) or "all used"
+    return ", ".join(parts)
 
 
 def describe(examples: Examples, columns: tuple[str, ...], total: int, rejects: Rejects) -> list[str]:
     """What was read and what it means, for the person who waits; see also `cautions`."""
     space = examples.space
     counts = ", ".join(f"{name} {len(examples.part(name)):,}" for name in ("train", "valid", "test"))
-    lines = [f"{total:,} rows read, {len(examples):,} sequences used ({counts}); {reasons(rejects)}"]
+    lines = [f"{total:,} rows read, {len(examples):,} sequences used ({counts}); {reasons(rejects) or 'all used'}"]
     what = f"labels: {', '.join(columns)} ({space.problem} {space.task})"
     if space.task in ("contact", "structure"):
         pairs = sum(map(len, examples.labels))
@@ -178,6 +180,7 @@ def _without_rare(
         raise UsageError(f"--min-per-class: the labels are no classes ({space.problem}); leave it out")
     counts: Counter[str] = Counter()
     for one in candidates:
+        one.raw = as_texts(one.raw)
         words, times = np.unique(one.raw, return_counts=True)
         counts.update(dict(zip(words.tolist(), times.tolist(), strict=True)))
     rare = [word for word, count in counts.items() if count < settings.min_per_class]

@@ -280,18 +280,14 @@ def check(settings: FinetuneSettings) -> None:
         raise UsageError(f"--min-per-class, --max-per-class, --rename: a {task} has no classes; leave them out")
     if settings.valid + settings.test >= 1:
         raise UsageError(f"--valid {settings.valid:g} and --test {settings.test:g} leave nothing to train on")
-    if settings.split_column and (settings.cluster or settings.test_where):
-        raise UsageError("--cluster, --test-where: with --split-column the column decides; leave them out")
+    if settings.split_column and (settings.cluster or settings.test_where or settings.group_column):
+        raise UsageError(
+            "--group-column, --cluster, --test-where: with --split-column the column decides; leave them out"
+        )
     if settings.threshold is not None and settings.threshold != "auto" and not 0 <= settings.threshold < 1:
         raise UsageError(f"--threshold {settings.threshold:g}: is a probability, from 0 to below 1")
-    if settings.method == "frozen":
-        refuse = {"trunk_lr": None, "trunk_dropout": 0.0, "checkpoint_activations": False}
-        given = [name for name, usual in refuse.items() if getattr(settings, name) != usual]
-        if given:
-            raise UsageError(
-                f"--{given[0].replace('_', '-')}: a frozen trunk is not trained; add --method lora or full"
-            )
-    elif settings.dtype == "float16":
+    _check_method(settings)
+    if settings.method != "frozen" and settings.dtype == "float16":
         raise UsageError("--dtype float16: gradients underflow in it; train in bfloat16 or float32")
     if settings.start:
         given = [
@@ -299,8 +295,25 @@ def check(settings: FinetuneSettings) -> None:
         ]
         if given:
             raise UsageError(f"--{given[0]}: the head of --start has its own already; leave it out")
+        if settings.min_per_class > 1:
+            raise UsageError("--min-per-class: the classes are those of the head of --start; leave it out")
+    elif not settings.epochs:
+        raise UsageError("--epochs 0: measures a head; name it with --start")
     elif settings.whiten and task == "contact" and settings.transform is None:
         raise UsageError("--whiten: a contact head without --transform multiplies states as they are; leave it out")
+
+
+def _check_method(settings: FinetuneSettings) -> None:
+    """Refuse options of another method."""
+    usual = FinetuneSettings()
+    for name in FinetuneSettings.model_fields:
+        if getattr(settings, name) == getattr(usual, name):
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if settings.method == "frozen" and name in ("trunk_lr", "trunk_dropout", "checkpoint_activations"):
+            raise UsageError(f"{option}: a frozen trunk is not trained; add --method lora or full")
+        if settings.method != "lora" and name.startswith("lora_"):
+            raise UsageError(f"{option}: is for --method lora; leave it out")
 
 
 def head_config(settings: FinetuneSettings, problem: Problem, num_labels: int, labels: tuple[str, ...]) -> HeadConfig:

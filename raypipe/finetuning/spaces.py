@@ -60,7 +60,7 @@ class Space:
             if raw.ndim > axes:
                 raise LabelError(f"{raw.shape[-1]} labels where one class is expected")
             places = {name: place for place, name in enumerate(self.names)}
-            return _mapped(_as_texts(raw), lambda text: places.get(text, IGNORE), np.int64)
+            return _mapped(as_texts(raw), lambda text: places.get(text, IGNORE), np.int64)
         if self.problem == "multilabel" and self.truth is None:
             return self._names(raw)
         many = self.num_labels > 1 or self.problem == "multilabel"
@@ -70,13 +70,13 @@ class Space:
         if self.problem == "regression":
             return _numbers(raw)
         truth = self.truth or TRUTH
-        return _mapped(_as_texts(raw), lambda text: self._yes(text, truth), np.float32)
+        return _mapped(as_texts(raw), lambda text: self._yes(text, truth), np.float32)
 
     def unknown(self, raw: np.ndarray) -> set[str]:
         """Classes of a row that the head does not know."""
         if self.problem not in ("multiclass", "multilabel") or self.truth is not None or raw.dtype.kind == "i":
             return set()
-        return set(np.unique(_as_texts(raw)).tolist()) - {"", *self.names}
+        return set(np.unique(as_texts(raw)).tolist()) - {"", *self.names}
 
     def _yes(self, text: str, truth: dict[str, int]) -> float:
         found = truth.get(text, truth.get(text.lower()))
@@ -87,7 +87,7 @@ class Space:
     def _names(self, raw: np.ndarray) -> np.ndarray:
         if raw.ndim > 1:
             raise LabelError("lists of names are for sequences; give nucleotides a column of 0 and 1 for each")
-        chosen = set(np.atleast_1d(_as_texts(raw)).tolist())
+        chosen = set(np.atleast_1d(as_texts(raw)).tolist())
         return np.array([name in chosen for name in self.names], np.float32)
 
 
@@ -122,7 +122,7 @@ def settle(
         return Space(task, found, named, TRUTH if found == "multilabel" else None)
     if found == "binary":
         return Space(task, found, *_binary(seen, columns, where, positive))
-    classes = _sorted({text for raw in taught for text in np.unique(_as_texts(raw)).tolist()} - {""})
+    classes = _sorted({text for raw in taught for text in np.unique(as_texts(raw)).tolist()} - {""})
     if found == "multiclass" and len(classes) < 2:
         raise InputError(
             f"{where}: {'one class only, ' + repr(classes[0]) if classes else 'no class at all'} in what is trained "
@@ -261,7 +261,8 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _as_texts(raw: np.ndarray) -> np.ndarray:
+def as_texts(raw: np.ndarray) -> np.ndarray:
+    """Labels as texts, "" where nothing is known; whole numbers without a decimal point."""
     if raw.dtype.kind == "U":
         return raw
     texts = ["" if np.isnan(x) else f"{x:.0f}" if x == int(x) else str(x) for x in raw.ravel().tolist()]

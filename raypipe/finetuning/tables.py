@@ -34,6 +34,7 @@ class Wanted:
         need_id, need_sequence: whether their absence is an error.
         where: SQL condition on all columns of the table.
         marks: name of a further column -> condition: it says of each row whether that holds.
+        ask: what the user shall name where there is none of `usual_labels`, and by which option.
     """
 
     id: str | None
@@ -45,6 +46,7 @@ class Wanted:
     need_sequence: bool = True
     where: str | None = None
     marks: Mapping[str, str] = field(default_factory=dict)
+    ask: str = "the label column with --labels"
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def read_table(path: str, wanted: Wanted, rejects: Rejects) -> Columns:
     sequence = _find(path, present, wanted.sequence, SEQUENCE_COLUMNS, "sequence", wanted.need_sequence)
     labels = wanted.labels or tuple(name for name in wanted.usual_labels if name in present)[:1]
     if not labels:
-        raise UsageError(f"{path}: name the label column with --labels; it has: {', '.join(present)}")
+        raise UsageError(f"{path}: name {wanted.ask}; it has: {', '.join(present)}")
     for name in (*labels, *wanted.others):
         _check_present(path, present, name)
     table = table.append_column(_LINE, pa.array(lines, pa.int64()))
@@ -173,8 +175,8 @@ def _find(
 def _check_present(path: str, present: Sequence[str], name: str) -> None:
     if name not in present:
         near = difflib.get_close_matches(name, present, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"{path}: no column {name!r}; {hint}It has: {', '.join(present)}")
+        hint = f"did you mean {near[0]!r}? It" if near else "it"
+        raise InputError(f"{path}: no column {name!r}; {hint} has: {', '.join(present)}")
 
 
 def _holds(path: str, table: pa.Table, where: str, option: str) -> np.ndarray:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model import Model, load
 from model.adapters import load_head
@@ -17,7 +17,7 @@ from model.loading import DTYPES
 from model.lora import LoraConfig, add_lora
 from model.structure_head import StructureHead
 from model.training import set_dropout
-from raypipe.errors import RaypipeError, UsageError
+from raypipe.errors import UsageError
 from raypipe.finetuning.batching import epoch_batches
 from raypipe.finetuning.cache import CachedFeed, cached_bytes, fits
 from raypipe.finetuning.feeds import Feed, FrozenFeed, TrainedFeed
@@ -77,10 +77,15 @@ class Workshop:
             self.head.learning_dtype = DTYPES[settings.head_dtype]
         self.lora: LoraConfig | None = None
         self._modules = {"head": self.head} | ({} if frozen else {"trunk": self._thaw()})
+        if settings.whiten and not can_be_whitened(self.head):
+            raise UsageError("--whiten: the head of --start multiplies states as they are; leave it out")
         self._scale = self._make_scale()
+        # What can be refused is made before the trunk reads everything.
+        weights = self._class_weights()
         feed = self._make_feed(frozen, dtype)
         self._whitening = self._make_whitening(feed)
-        self._learner = self._make_learner(feed if self._whitening is None else WhitenedFeed(feed, self._whitening))
+        whitened = feed if self._whitening is None else WhitenedFeed(feed, self._whitening)
+        self._learner = self._make_learner(whitened, weights)
 
     @property
     def num_parameters(self) -> int:
@@ -92,6 +97,7 @@ class Workshop:
 
         Raises:
             UsageError: there is nothing to finish.
+            RaypipeError: see `training.train`.
         """
         task, settings, examples = self._task, self._task.settings, self._task.examples
         valid = examples.part("valid")
@@ -116,7 +122,7 @@ class Workshop:
         )
         standing = train(course)
         if not standing.best_epoch and task.start is None:
-            raise UsageError("nothing is trained yet, so there is no head to write; leave out --finish and --epochs 0")
+            raise UsageError("nothing is trained yet, so there is no head to write; leave out --finish")
         self.config = replace(self.config, threshold=self._threshold(valid))
         if self._scale is not None:
             assert isinstance(self.head, LinearHead)
@@ -185,16 +191,21 @@ class Workshop:
             scale.unfold(self.head.decoder)
         return scale
 
-    def _make_learner(self, feed: Feed) -> Learner:
+    def _class_weights(self) -> Tensor | None:
+        examples = self._task.examples
+        if self._task.settings.pairs:
+            return None
+        labels = [examples.labels[place] for place in examples.part("train")]
+        weights = class_weights(examples.space, labels, self._task.settings.class_weights)
+        return None if weights is None else torch.tensor(weights, device=self.model.device)
+
+    def _make_learner(self, feed: Feed, weights: Tensor | None) -> Learner:
         task, examples = self._task, self._task.examples
         if task.settings.pairs:
             if task.start is None and len(examples.part("train")):
                 set_prior(self.head, examples)
             return PairLearner(self.head, feed, examples, task.settings.positive_weight)
-        labels = [examples.labels[place] for place in examples.part("train")]
-        weights = class_weights(examples.space, labels, task.settings.class_weights)
-        tensor = None if weights is None else torch.tensor(weights, device=self.model.device)
-        return RowLearner(self.head, feed, examples, Loss(examples.space.problem, tensor), self._scale)
+        return RowLearner(self.head, feed, examples, Loss(examples.space.problem, weights), self._scale)
 
     def _threshold(self, valid: Any) -> float | None:
         """What the head shall say yes above; None where it does not say yes or no."""
@@ -206,8 +217,6 @@ class Workshop:
         if settings.threshold is None and (not settings.pairs or self._task.start is not None):
             return self.config.threshold
         if not len(valid):
-            if settings.threshold == "auto":
-                raise RaypipeError("--threshold auto: there is no valid part to find it on; give a number")
             return None
         found = measure_learner(self._learner, self._task.examples, valid, settings.tokens, None)
         return found.best_threshold(space)

@@ -81,6 +81,7 @@ class Packer:
     def views(self, drawn: Drawn) -> Packed:
         """Views for contrastive learning, some of them masked as well."""
         told, rng = self._settings, drawn.rng
+        # Half of the context at most: insertions can double a view.
         pieces = [
             view(
                 self._corpus[row],

@@ -139,15 +139,28 @@ def _training(facts: Facts) -> str:
         + (f" on {where}" if where else "")
         + ".\n\n"
         + _table(("", f"train, step {train.get('step', 0):,}", f"validation, step {valid.get('step', 0):,}"), rows)
-        + "\n\nTraining figures are means since the line of metrics before; the curve stands in `curve.png`."
+        + f"\n\nTraining figures are means since the line of metrics before{_asked(facts, valid['valid'])}; the curve "
+        "stands in `curve.png`."
+    )
+
+
+def _asked(facts: Facts, valid: Mapping[str, Any]) -> str:
+    """How much of the split a validation looks at."""
+    if "masked" not in valid:
+        return ""
+    return (
+        f", validation figures are over {valid['masked']:,} masked nucleotides, of at most "
+        f"{facts.settings['valid_batches']:,} batches"
     )
 
 
 def _recipe(facts: Facts) -> str:
+    told = facts.settings
+    idle = {"epochs" if told.get("steps") else "", "" if told.get("hold_out_families") else "hold_out_like"}
     rows = [
         (f"`{name}`", f"`{value}`")
-        for name, value in facts.settings.items()
-        if name not in _ELSEWHERE and value is not None and value != {}
+        for name, value in told.items()
+        if name not in _ELSEWHERE | idle and value is not None and value != {}
     ]
     return "Settings of `raypipe pretrain`, by name.\n\n" + _table(("setting", "value"), rows)
 

@@ -119,7 +119,7 @@ def make_corpus(folder: Path, store: Store, settings: PretrainSettings, alphabet
     clan_column = None if settings.clan_column == NO_CLANS else settings.clan_column
     clans = read_labels(store, clan_column, "clan_column", count)
     clusters = read_labels(store, settings.valid_column, "valid_column", count)
-    names = group_names(families, clans)
+    names = group_names(store, families, clans)
     tables = {each.table.name: each.table for each in (types, families, clans, clusters) if each.table is not None}
     draft = folder.parent / files.TEMPORARY / f"corpus-{uuid.uuid4().hex[:8]}"
     try:

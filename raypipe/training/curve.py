@@ -19,6 +19,7 @@ PANELS = {
     "contrastive_loss": "contrastive loss (nats)",
     "nearest_in_family": "nearest view is of the family",
     "learning_rate": "learning rate",
+    "grad_norm": "norm of the gradient, before clipping",
 }
 SIZE = (4.2, 2.9)
 """Of a panel, in inches."""
@@ -46,8 +47,9 @@ def draw_curve(path: Path, lines: Sequence[dict[str, Any]], title: str) -> None:
     from matplotlib.figure import Figure
 
     shown = [name for name in PANELS if any(name in line for line in lines)]
-    columns = min(len(shown), 3)
-    rows = -(-len(shown) // columns)
+    # At least an empty one: somebody may have removed damaged lines.
+    columns = max(1, min(len(shown), 3))
+    rows = max(1, -(-len(shown) // columns))
     figure = Figure(figsize=(SIZE[0] * columns, SIZE[1] * rows), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()

@@ -30,6 +30,7 @@ class Labels:
         codes: (S,) int32, the place of each sequence's text in `names`, UNKNOWN where it has none.
         rows, all_codes: (P,) every pair of a sequence and one of its texts; some have several.
         table: that they stand in; None where nothing was asked for.
+        column: of the table.
     """
 
     names: tuple[str, ...]
@@ -37,6 +38,7 @@ class Labels:
     rows: np.ndarray
     all_codes: np.ndarray
     table: AnnotationTable | None = None
+    column: str = ""
 
     def look_up(self, values: Sequence[Any], otherwise: Any) -> np.ndarray:
         """(S,) of the values of each sequence's text, given in the order of `names`."""
@@ -81,21 +83,29 @@ def read_labels(store: Store, column: str | None, setting: str, count: int) -> L
     # Written from the last by alphabet to the first, which stays.
     backwards = np.lexsort((rows, -all_codes))
     codes[rows[backwards]] = all_codes[backwards]
-    return Labels(tuple(names[order].tolist()), codes, rows, all_codes, owners[0])
+    return Labels(tuple(names[order].tolist()), codes, rows, all_codes, owners[0], name)
 
 
-def group_names(families: Labels, clans: Labels) -> list[str]:
+def group_names(store: Store, families: Labels, clans: Labels) -> list[str]:
     """What keeps related families together, for each of them: its clan, else the family.
 
-    A sequence of several families has the clans of all: a family's own is that of most of its sequences.
+    Where both stand in one table a clan is that of the families of its rows, or a sequence of several families would
+    lend each of them the clans of the others; else it is that of the sequence's families. Of several the commonest.
     """
-    owners = families.codes[clans.rows]
-    known = owners != UNKNOWN
-    kinds, counts = np.unique(np.stack([owners, clans.all_codes], axis=1)[known], axis=0, return_counts=True)
-    clan_of: dict[int, str] = {}
-    for i in np.lexsort((-kinds[:, 1], counts)):
-        clan_of[int(kinds[i, 0])] = clans.names[kinds[i, 1]]
-    return [family_group(name, clan_of.get(code)) for code, name in enumerate(families.names)]
+    clan_of: dict[str, str] = {}
+    if families.table is not None and clans.table is not None:
+        one, other = duck.identifier(families.table.name), duck.identifier(clans.table.name)
+        family = f"CAST(a.{duck.identifier(families.column)} AS VARCHAR)"
+        clan = f"CAST({'a' if one == other else 'b'}.{duck.identifier(clans.column)} AS VARCHAR)"
+        joined = "" if one == other else f"JOIN {other} b USING (seq_id)"
+        found = query(
+            store,
+            f"SELECT {family} AS family, {clan} AS clan FROM {one} a {joined} WHERE {family} <> '' AND {clan} <> '' "
+            f"GROUP BY 1, 2 ORDER BY count(*), 2 DESC",
+        )
+        # Later ones stay: the commonest, and of equally common ones the first by alphabet.
+        clan_of = dict(zip(found["family"].to_pylist(), found["clan"].to_pylist(), strict=True))
+    return [family_group(name, clan_of.get(name)) for name in families.names]
 
 
 def coded(names: Sequence[str], codes: np.ndarray) -> np.ndarray:

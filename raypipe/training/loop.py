@@ -7,6 +7,7 @@ threads, else within the rounding of float32 or bfloat16.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -223,7 +224,7 @@ class Trainer:
             self._window.add(found)
         # One look for all: where a loss is NaN or infinite the norm of its gradients is as well, in every worker.
         norm = float(self._team.whole(nn.utils.clip_grad_norm_(self._weights.values(), told.clip)))
-        if not torch.isfinite(torch.tensor(norm)):
+        if not math.isfinite(norm):
             self._refuse(batches, losses, norm)
         self._optimizer.step()
         self._window.add({"tokens": float(sum(len(batch.ids) for batch in batches))})
@@ -237,7 +238,7 @@ class Trainer:
             RaypipeError: always, and the same in every worker.
         """
         values = [float(loss) for loss in losses]
-        bad = [place for place, value in enumerate(values) if not -float("inf") < value < float("inf")]
+        bad = [place for place, value in enumerate(values) if not math.isfinite(value)]
         rows = sorted({int(row) for place in bad or range(len(batches)) for row in batches[place].rows})
         what = f"the loss is {values[bad[0]]}" if bad else f"the norm of the gradients is {norm}"
         everyone = self._team.gather((not bad, what, rows))

@@ -71,12 +71,17 @@ def read(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         return []
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    try:
-        return [json.loads(line) for line in whole.splitlines()]
-    except ValueError as error:
-        raise InputError(f"{path}: is damaged ({error}); take the damaged lines out, or remove the file") from error
+    lines: list[dict[str, Any]] = []
+    for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            lines.append(json.loads(text))
+            int(lines[-1]["step"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: line {number} is damaged ({error}); take it out, or remove the file, and run the same "
+                f"command again"
+            ) from error
+    return lines
 
 
 def cut(path: Path, step: int) -> None:

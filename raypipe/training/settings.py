@@ -111,7 +111,9 @@ class PretrainSettings(BaseModel):
         "them.",
     )
 
-    mlm_weight: Annotated[float, MASKED] = Field(default=1.0, ge=0, description="Weight of the masked-LM loss.")
+    mlm_weight: Annotated[float, MASKED] = Field(
+        default=1.0, ge=0, description="Weight of the masked-LM loss, the mean over all tokens asked for in a step."
+    )
     mask_rate: Annotated[float, MASKED] = Field(
         default=0.15, gt=0, le=1, description="Share of the nucleotides that is asked for."
     )
@@ -159,7 +161,7 @@ class PretrainSettings(BaseModel):
     weight_decay: Annotated[float, STEPS] = Field(default=0.01, ge=0, description="AdamW's, of matrices only.")
     beta2: Annotated[float, STEPS] = Field(default=0.98, gt=0, lt=1, description="AdamW's; its first is 0.9.")
     clip: Annotated[float, STEPS] = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
-    seed: Annotated[int, STEPS] = Field(default=0, ge=0, description="Of weights, order, masks and views.")
+    seed: Annotated[int, STEPS] = Field(default=0, ge=0, lt=2**32, description="Of weights, order, masks and views.")
 
     precision: Annotated[Precision, RUN] = Field(
         default="bfloat16", description="bfloat16: products in it by autocast, weights in float32."
@@ -188,7 +190,9 @@ class PretrainSettings(BaseModel):
     )
     log_every: Annotated[int, RUN] = Field(default=10, ge=1, description="Steps between lines of metrics.")
     valid_every: Annotated[int, RUN] = Field(default=200, ge=1, description="Steps between validations.")
-    valid_batches: Annotated[int, RUN] = Field(default=8, ge=1, description="Batches of one validation.")
+    valid_batches: Annotated[int, RUN] = Field(
+        default=8, ge=1, description="Batches of one validation, of batch_tokens each."
+    )
     checkpoint_every: Annotated[int, RUN] = Field(
         default=200, ge=1, description="Steps between states, from which a run goes on."
     )

@@ -70,8 +70,9 @@ def train(
         trainer.run(tell, stop=stop if first else lambda: False)
     except (torch.OutOfMemoryError, MemoryError) as error:
         other = "begin in another folder with" if folder.last_step else "with"
+        why = str(error).partition(".")[0] or type(error).__name__
         raise RaypipeError(
-            f"too little memory ({str(error).partition('.')[0]}); go on with --checkpoint-activations, or {other} a "
+            f"too little memory ({why}); go on with --checkpoint-activations, or {other} a "
             f"smaller --batch-tokens and a larger --accumulate"
         ) from error
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.runs import CONSOLE, Run, done, free_ports, shard_files, started, write_fasta
+from tests.untrained import make_untrained
 
 SHARD_TOKENS = ["--shard-tokens", "6000"]
 
@@ -23,9 +24,19 @@ class Head:
     run: Run
 
 
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="package", autouse=True)
+def light(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The model of all runs that name no other: of nano's name, with a tenth of its work."""
+    made = make_untrained(tmp_path_factory.mktemp("models") / "nano", width=256, says_so=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAYPIPE_EMBED_MODEL", str(made))
+        yield made
+
+
+@pytest.fixture(scope="package")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, light: Path) -> Path:
     """The atlas; in.fa lies beside it. Not to be changed."""
+    assert light
     folder = tmp_path_factory.mktemp("undisturbed")
     write_fasta(folder / "in.fa", 400, 100, 200)
     # One CPU, one thread, as each of two workers on two CPUs has: then the bits are the same.

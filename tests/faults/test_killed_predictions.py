@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from index import files
-from model import shipped_checkpoint
 from raypipe.cli import DONE, run
 from tests.faults.conftest import Head
 from tests.headed import HEADS, add_heads, make_headed
 from tests.runs import CONSOLE, RAY_WORKER, done, started, write_fasta
+from tests.untrained import make_untrained
 
 THREE = "structure,rna_type,reactivity"
 FOLDERS = [f"predictions/{name}" for name in THREE.split(",")]
@@ -91,7 +91,7 @@ def test_killed_at_one_commit_after_another(tmp_path: Path) -> None:
 def predicted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An atlas that no one disturbed; in.fa and the checkpoint `headed` lie beside it."""
     folder = tmp_path_factory.mktemp("predicted")
-    shutil.copytree(shipped_checkpoint("nano"), folder / "headed", ignore=shutil.ignore_patterns("heads"))
+    make_untrained(folder / "headed", width=256, says_so=False)
     add_heads(folder / "headed", {name: HEADS[name] for name in THREE.split(",")})
     write_fasta(folder / "in.fa", 100, 30, 50)
     assert done([*CONSOLE, "ingest", "in.fa", "-o", "atlas"], cwd=folder).code == DONE

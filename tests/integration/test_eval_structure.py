@@ -163,6 +163,7 @@ def test_pseudoknots_reach_the_decoding(cli: Cli, headed: Path, table: Path) -> 
         (["--heads", "none", "--where", "famly = 'x'"], 2, "famly"),
         (["--heads", "none", "--compare", "mfold"], 2, "mfold"),
         (["--heads", "none", "--split-column", "family"], 1, "it says train, valid or test"),
+        (["--heads", "none", "--split-column", "family", "--group-column", "family"], 2, "the column decides"),
     ],
 )
 def test_what_does_not_fit_is_said(
@@ -175,13 +176,16 @@ def test_what_does_not_fit_is_said(
 
 def test_broken_rows_are_named_unless_they_are_few(cli: Cli, table: Path) -> None:
     with table.open("a") as file:
-        file.write("bad,ACGUACGU,((((..)),x\n")
+        # As finetune takes it: no structure, and nothing wrong.
+        file.write("bad,ACGUACGU,((((..)),x\nnone,ACGUACGU,NA,x\n")
     ran = cli("eval", "structure", table, "--heads", "none", *QUIET)
     assert ran.code == 1
     assert "line 8, bad" in ran.err
     assert "never closed" in ran.err
     found = _json(cli, table, "--heads", "none", "--max-rejects", "0.2")
-    assert found["counts"]["rejected"] == 1
+    assert (found["counts"]["rejected"], found["counts"]["without a structure"]) == (1, 1)
+    table.write_text("id,sequence,kind\na,ACGU,x\n")
+    assert "name the column of the known structure with --structure-column" in cli("eval", "structure", table).err
 
 
 def test_options_of_tables_are_refused_for_structure_files(cli: Cli, tmp_path: Path) -> None:

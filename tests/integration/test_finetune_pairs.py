@@ -183,7 +183,11 @@ def test_the_shipped_recipe_and_the_environment(
     one_family = json.loads(cli(*again, "--heads", "none", "--where", "family = 'tmRNA'").out)
     assert one_family["counts"]["sequences"] == 4
     assert one_family["counts"]["not chosen by --where"] == 68
-    refused = cli(*again, "--group-column", "family")
-    assert refused.code == USAGE
-    assert "--group-column: with --as that of the result holds" in refused.err
+    everything = json.loads(cli(*again, "--heads", "none", "--split", "all").out)
+    assert everything["split"]["part"] == "all"
+    assert everything["counts"]["sequences"] > 60
+    for option, value in (("--group-column", "family"), ("--valid", "0.5")):
+        refused = cli(*again, option, value)
+        assert refused.code == USAGE
+        assert f"{option}: with --as that of the result holds" in refused.err
     assert "is no finished result" in cli("eval", "structure", "--as", tmp_path).err

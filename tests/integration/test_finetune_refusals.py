@@ -58,6 +58,8 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
         part="part{half}",
         family="f{half}",
         pairs="[[0, 99]]",
+        near="[[0, 9]]",
+        void="",
         short="({k})",
     )
 
@@ -108,7 +110,30 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
             FAILED,
             "is the name of the masked-LM head",
         ),
-        (["--task", "sequence", "--labels", "kind", "--epochs", "0"], USAGE, "nothing is trained yet"),
+        (["--task", "sequence", "--labels", "kind", "--epochs", "0"], USAGE, "--epochs 0: measures a head"),
+        (["--task", "sequence", "--labels", "kind", "--finish"], USAGE, "holds no finished epoch"),
+        (["--task", "sequence", "--labels", "kind", "--lora-rank", "4"], USAGE, "--lora-rank: is for --method lora"),
+        (["--task", "sequence", "--labels", "kind", "--threshold", "0.3"], USAGE, "the labels are multiclass"),
+        (
+            ["--task", "contact", "--labels", "near", "--threshold", "auto", "--valid", "0"],
+            USAGE,
+            "no valid part to find it on",
+        ),
+        (
+            ["--task", "sequence", "--labels", "number,void", "--problem", "regression"],
+            FAILED,
+            "column number, void: no value of void in what is trained on",
+        ),
+        (
+            ["--task", "sequence", "--labels", "kind", "--split-column", "part", "--group-column", "family"],
+            USAGE,
+            "with --split-column the column decides",
+        ),
+        (
+            ["--task", "sequence", "--labels", "kind", "--start", "a.safetensors", "--min-per-class", "2"],
+            USAGE,
+            "are those of the head of --start",
+        ),
         (["--task", "sequence", "--labels", "kind", "--device", "cuda:77"], FAILED, "cuda"),
         (
             ["--task", "sequence", "--labels", "kind", "--valid", "0.6", "--test", "0.5"],
@@ -249,8 +274,9 @@ def test_a_folder_of_something_else(cli: Cli, narrow: Path, table: Path, tmp_pat
     assert (ran.code, (taken / "notes.txt").read_text()) == (USAGE, "mine")
     assert "holds something else already" in ran.err
     out = tmp_path / "out"
-    ran = cli(*common[: -len(QUICK)], "-o", out, "--epochs", "0")
-    assert (ran.code, "nothing is trained yet" in ran.err) == (USAGE, True)
+    ran = cli(*common, "-o", out, "--class-weights", "CG=2")
+    assert (ran.code, "no class 'CG'" in ran.err) == (USAGE, True)
+    assert not (out / ".state" / "states.bin").exists(), "refused before the trunk has read anything"
     # What another process holds is left to it.
     with writer_lock(out / ".state"):
         ran = cli(*common, "-o", out)

@@ -104,8 +104,12 @@ def test_the_card_tells_facts(trained: Trained) -> None:
         f"{last['nearest_in_family']:.4f}",
         "6 steps",
         "| `contrastive_weight` | `0.5` |",
+        "| `steps` | `6` |",
+        f"validation figures are over {last['masked']:,} masked nucleotides, of at most 8 batches",
     ):
         assert fact in card, fact
+    # Steps were told, so they do not count.
+    assert "| `epochs` |" not in card
     assert str(trained.folder.parent) not in card
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.runs import CONSOLE, MODULE, Run, assert_same_vectors, done, shard_files, write_fasta
+from tests.untrained import make_untrained
 
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers need two CPUs")
 
-SETTINGS = ["--shard-tokens", "6000", "--model", "nano"]
+SETTINGS = ["--shard-tokens", "6000", "--model", "nano/nano"]
 TRAP = "raise RuntimeError('the file of the user was imported')\n"
 OWN_LINES = [
     r"in\.fa: 400 records, 400 new distinct sequences",
@@ -32,6 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The user's folder."""
     folder = tmp_path_factory.mktemp("foreign")
     write_fasta(folder / "in.fa", 400, 20, 200)
+    make_untrained(folder / "nano" / "nano", width=256, says_so=False)
     for name in ("model", "index"):
         (folder / f"{name}.py").write_text(TRAP)
     return folder

@@ -105,6 +105,8 @@ def test_without_clusters_and_clans_each_sequence_is_alone(tmp_path: Path) -> No
         (ROWS, HEADER.replace("sequence", "letters"), r"no column 'sequence' or 'seq'.*--sequence-column"),
         (ROWS, HEADER.replace("clan", "rfam_acc"), r"2 columns are called 'rfam_acc'"),
         (["a\tACGU\t\t\t1"], HEADER, r"'rfam_acc' is empty in every row.*--family-column"),
+        (["a\tACGU\tRF1\t\t1"], HEADER, r"'clan' is empty in every row.*--clan-column, or say --clan-column none"),
+        ([], "\n\n", r"empty, there is no header"),
         (["a\tACGU\tRF1\tCL\t1", "b\tAXEF\tRF1\tCL\t2"], HEADER, r"row 2, b: letter 'E' .* looks like protein"),
         (["a\tACGU\tRF1\tCL1\t1", "b\tACG\tRF1\tCL2\t2"], HEADER, r"row 2, b: family RF1 has two clans, CL1 and CL2"),
         (["a\tACGU\tRF1\tCL1"], HEADER, r"damaged or no table"),

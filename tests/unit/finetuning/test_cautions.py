@@ -44,6 +44,8 @@ def test_relatives_on_both_sides() -> None:
         assert cautions(BOTH, settings(**more), 1022) == []
         assert split_by(settings(**more)) == words
     assert split_by(settings()) == "sequence"
+    (said,) = cautions(BOTH, settings(test_where="x = 1"), 1022)
+    assert said.startswith("split by test where x = 1; sequence: relatives")
 
 
 def test_parts_of_few_sequences() -> None:
@@ -79,10 +81,13 @@ def test_long_sequences_of_a_trunk_that_is_trained() -> None:
         ("regression", [-100.0, np.nan], "column c: -100 only"),
         ("binary", [0.0, 1.0], None),
         ("regression", [-100.0, 3.0], None),
+        ("regression", [[1.0, np.nan], [2.0, np.nan]], "column c: no value of b"),
+        ("regression", [[1.0, np.nan], [2.0, 5.0]], None),
     ],
 )
-def test_one_value_teaches_nothing(problem: Any, labels: list[float], said: str | None) -> None:
-    found = examples(Space("sequence", problem, ("c",)), labels)
+def test_one_value_teaches_nothing(problem: Any, labels: list[Any], said: str | None) -> None:
+    names = ("a", "b") if isinstance(labels[0], list) else ("c",)
+    found = examples(Space("sequence", problem, names), labels)
     if said is None:
         check_taught(found, ("c",))
     else:

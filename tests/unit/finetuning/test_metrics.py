@@ -23,7 +23,7 @@ from raypipe.finetuning.metrics import (
     standard_error,
 )
 from raypipe.finetuning.pairs import PairMaps, pairs_error
-from raypipe.finetuning.scoring import Measured
+from raypipe.finetuning.scoring import Measured, labelled
 from raypipe.finetuning.spaces import IGNORE, Space
 
 THREE = Space("sequence", "multiclass", ("a", "b", "c"))
@@ -134,6 +134,10 @@ def test_values() -> None:
     assert found["rmse"] == pytest.approx(np.sqrt((0 + 4 + 36 + 144) / 4))
     assert found["mae"] == pytest.approx(20 / 4)
     assert measure(VALUE, labels, np.ones((5, 1)))["spearman"] is None
+    # What says "not labelled" of classes is a value here.
+    assert labelled(VALUE, np.array([-100.0, 3.0])) == 2
+    assert labelled(VALUE, labels) == 4
+    assert labelled(YES, np.array([IGNORE, 1.0])) == 1
 
 
 def test_which_figure_counts() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,30 @@ def test_conditions_renames_and_lengths(tmp_path: Path) -> None:
         ready(settings("sequence", path, labels=["kind"], max_length=10))
     with pytest.raises(InputError, match="no labelled sequence is left of 300 rows"):
         ready(settings("structure", path, labels=["kind"], max_length=10))
+
+
+def test_rare_classes_that_are_written_as_numbers(tmp_path: Path) -> None:
+    """What is not labelled is no class, and a class is called the same whether rare ones are left out or not."""
+    rows = [[[1.0, 2.0, None][(row + place) % 3] for place in range(6)] for row in range(60)]
+    rows[0][0] = 7.0
+    seqs = ["".join(letters) for letters in islice(product("ACGU", repeat=6), 60)]
+    pq.write_table(pa.table({"sequence": seqs, "loop": rows}), tmp_path / "in.parquet")
+    told = settings("token", tmp_path / "in.parquet", labels=["loop"], problem="multiclass", valid=0, test=0)
+    every, _ = ready(told)
+    assert every.space.names == ("1", "2", "7")
+    common, _ = ready(told.model_copy(update={"min_per_class": 2}))
+    assert common.space.names == ("1", "2")
+    assert (every.labels[0] >= 0).sum() == (common.labels[0] >= 0).sum() + 1
+
+
+def test_nothing_is_left_and_why(tmp_path: Path) -> None:
+    path = tmp_path / "in.tsv"
+    path.write_text("id\tsequence\tkind\n")
+    with pytest.raises(InputError, match=r"left of 0 rows \(there is nothing below the header\)"):
+        ready(settings("sequence", path, labels=["kind"]))
+    path.write_text("id\tsequence\tkind\n" + "".join(f"s{k}\t{'ACGU' * (5 + k)}\t{'ab'[k % 2]}\n" for k in range(9)))
+    with pytest.raises(UsageError, match=r"--test-where \"id = 's8'\": none of the rows that it chooses can be used"):
+        ready(settings("sequence", path, labels=["kind"], test_where="id = 's8'", max_length=40, valid=0))
 
 
 def test_the_fingerprint_is_of_all_that_is_taught(tmp_path: Path) -> None:

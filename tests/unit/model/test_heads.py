@@ -123,6 +123,30 @@ def test_the_structure_head_is_its_definition_in_blocks_and_with_gradients(lengt
     assert any(b.abs().max() > 1e-2 for b in theirs)
 
 
+def test_a_structure_head_may_learn_in_bfloat16() -> None:
+    """Its maps are rounded, so the loss changes a little; weights, gradients, logits and answers are float32."""
+    head, hidden = _head(HeadConfig("structure")), _states(20)
+
+    def learned(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        head.learning_dtype = dtype
+        given = hidden.clone().requires_grad_()
+        logits = head(given)
+        found = torch.autograd.grad(logits.square().sum(), [given, *head.parameters()])
+        assert {logits.dtype, *(one.dtype for one in found)} == {torch.float32}
+        return logits.detach(), torch.cat([one.flatten() for one in found])
+
+    with torch.inference_mode():
+        answer = head(hidden)
+    exact, rounded = learned(torch.float32), learned(torch.bfloat16)
+    for one, other in zip(exact, rounded, strict=True):
+        off = float((one - other).norm() / one.norm())
+        assert 1e-4 < off < 0.1
+        assert F.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.99
+    # Without gradients nothing changes.
+    with torch.inference_mode():
+        assert torch.equal(head(hidden), answer)
+
+
 @pytest.mark.parametrize("config", [c for c in CONFIGS if c.kind in ("contact", "structure")], ids=_name)
 def test_maps_are_exactly_symmetric(config: HeadConfig) -> None:
     head = _head(config)

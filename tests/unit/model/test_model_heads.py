@@ -394,6 +394,12 @@ def test_the_life_of_a_head(tiny: Path, tmp_path: Path) -> None:
     assert list(loaded.heads) == ["fold"]
     write_adapter(broken, make_head(CONFIGS["loop"], 32), CONFIGS["loop"], trunk=loaded.fingerprint, trained=True)
     assert loaded.load_head(broken) == "loop"
+    head = loaded.head_module("loop")
+    for place in range(8):
+        write_adapter(
+            tmp_path / f"{place}" / "one.safetensors", head, CONFIGS["loop"], trunk=loaded.fingerprint, trained=True
+        )
+    assert len({path.read_bytes() for path in tmp_path.glob("*/one.safetensors")}) == 1, "a head has one fingerprint"
     # A file takes the place of a head that the checkpoint came with, but not of one that was loaded from another file.
     again = model.load(folder)
     wanted = loaded.logits(["GGC"], head="loop")[0]

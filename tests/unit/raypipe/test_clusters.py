@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from raypipe import clusters
 from raypipe.cleaning import md5
 from raypipe.clusters import FEWEST, WORD, cluster, related
 from raypipe.errors import InputError, UsageError
@@ -88,6 +89,17 @@ def test_order_does_not_matter_and_identity_does(families: list[list[str]]) -> N
     for wrong in (0.0, 1.1):
         with pytest.raises(ValueError, match="share above 0 and up to 1"):
             cluster(together, wrong)
+
+
+def test_what_is_looked_up_in_pieces_is_the_same(families: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    together = [one for family in families for one in family]
+    known = [family[0] for family in families[:4]]
+    whole, near = cluster(together, 0.8), related(together, known, 0.8).tolist()
+    assert len(set(whole)) < len(together)
+    for size in (1, 150, 1000):
+        monkeypatch.setattr(clusters, "_CHUNK", size)
+        assert cluster(together, 0.8) == whole
+        assert related(together, known, 0.8).tolist() == near
 
 
 def _rows(families: list[list[str]], tested: set[int]) -> list[Row]:

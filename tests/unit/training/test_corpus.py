@@ -27,7 +27,7 @@ from raypipe.training.corpus import (
     open_corpus,
     read_about,
 )
-from raypipe.training.labels import UNKNOWN
+from raypipe.training.labels import UNKNOWN, group_names, read_labels
 from raypipe.training.settings import PretrainSettings
 from tests.pretraining import write_run_inputs
 
@@ -143,6 +143,27 @@ def test_kin_without_a_label_is_left_out_too(tmp_path: Path) -> None:
         assert corpus.about["held_out"] == {"families": 1, "sequences": 2, "like_them": int(like)}
     (table,) = corpus.about["annotations"]
     assert table == {"name": "families", "sha256": sha256((tmp_path / "families.tsv").read_bytes()).hexdigest()}
+
+
+def test_a_family_has_the_clan_of_its_own_rows(tmp_path: Path) -> None:
+    """As for `raypipe eval retrieval`: a sequence of two families does not lend one the clan of the other."""
+    texts = ["ACGUACGUAC", "GGCUUACGAA", "CCAUAGGCUU", "UUGACCAGUA"]
+    (tmp_path / "in.fa").write_text("".join(f">s{number}\n{text}\n" for number, text in enumerate(texts)))
+    rows = ["s0\tRFA\t", "s0\tRFB\tCL1", "s1\tRFA\t", "s2\tRFC\tCL1", "s2\tRFC\tCL1", "s3\tRFC\tCL2"]
+    (tmp_path / "rfam.tsv").write_text("\n".join(["id\tfamily\tclan", *rows]) + "\n")
+    (tmp_path / "clans.tsv").write_text("id\tapart\ns0\tCL1\ns2\tCL1\ns3\tCL2\n")
+    store = Store.open_or_create(tmp_path / "atlas")
+    with store.lock():
+        ingest(store, str(tmp_path / "in.fa"))
+        annotate(store, {"rfam": tmp_path / "rfam.tsv", "clans": tmp_path / "clans.tsv"})
+    families = read_labels(store, "family", "family_column", 4)
+    assert families.names == ("RFA", "RFB", "RFC")
+    own = read_labels(store, "clan", "clan_column", 4)
+    assert group_names(store, families, own) == ["RFA", "CL1", "CL1"]
+    # From another table it is that of its sequences.
+    apart = read_labels(store, "apart", "clan_column", 4)
+    assert group_names(store, families, apart) == ["CL1", "CL1", "CL1"]
+    assert group_names(store, families, read_labels(store, None, "clan_column", 4)) == ["RFA", "RFB", "RFC"]
 
 
 def test_holding_out_where_there_is_nothing_to_hold_out(store: Store, tmp_path: Path) -> None:

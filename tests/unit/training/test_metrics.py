@@ -10,6 +10,7 @@ import torch
 
 from raypipe.errors import InputError
 from raypipe.training import metrics
+from raypipe.training.curve import draw_curve
 from raypipe.training.metrics import Follower, Sums, means
 
 
@@ -48,11 +49,18 @@ def test_what_came_after_the_state_is_forgotten(tmp_path: Path) -> None:
     assert [line["step"] for line in metrics.read(path)] == [1, 2, 3, 3]
 
 
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", [b"nothing", b"7", b'{"mlm_loss": 1.0}', b'{"step": null}', b'{"note": "\xff"}', b""])
+def test_a_damaged_line_is_named(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\nnothing\n')
-    with pytest.raises(InputError, match=f"{path}: is damaged"):
+    path.write_bytes(b'{"step": 1}\n' + line + b"\n")
+    with pytest.raises(InputError, match=f"{path}: line 2 is damaged .* take it out, or remove the file"):
         metrics.read(path)
+
+
+def test_without_any_line_there_is_a_curve_all_the_same(tmp_path: Path) -> None:
+    """The damaged lines may have been all of them."""
+    draw_curve(tmp_path / "curve.png", [], "nothing")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_follower_tells_everything_once(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from tests.pretraining import small
         ({"workers": 2, "gpus_per_worker": 0.5}, "gpus_per_worker 0.5: workers that train together need whole GPUs"),
         ({"hold_out_families": True}, "hold_out_families needs family_column, and clan_column"),
         ({"hold_out_families": True, "family_column": "f"}, "none where there are no clans"),
+        ({"seed": 2**32}, "less than 4294967296"),
         ({"steps": 0}, "greater than or equal to 1"),
         ({"no_such_setting": 1}, "Extra inputs are not permitted"),
     ],
@@ -111,3 +112,10 @@ def test_shipped_recipes(root: Path, name: str) -> None:
     else:
         assert sum(count_parameters(config)[part] for part in ("encoder", "lm_head")) < 10_000_000
         assert told.hold_out_families
+
+
+def test_the_recipe_for_a_gpu_is_that_of_nano_in_larger_batches(root: Path) -> None:
+    nano, larger = (yaml.safe_load((root / f"configs/pretrain-nano{end}.yaml").read_text()) for end in ("", "-gpu"))
+    batches = {"name", "families", "singles", "batch_tokens", "steps", "warmup_steps", "gpus_per_worker"}
+    how_often = {"log_every", "valid_every", "checkpoint_every"}
+    assert {name for name in nano | larger if nano.get(name) != larger.get(name)} == batches | how_often

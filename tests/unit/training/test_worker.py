@@ -79,6 +79,9 @@ def test_fresh_weights_are_not_drawn_where_a_state_stands(tmp_path: Path, monkey
 
 
 def test_too_little_memory_says_what_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def empty(*_: object) -> None:
+        raise MemoryError
+
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has")
 
@@ -88,6 +91,9 @@ def test_too_little_memory_says_what_helps(tmp_path: Path, monkeypatch: pytest.M
             RaypipeError,
             match=r"too little memory \(CUDA out of memory\); go on with --checkpoint-activations, or with a s",
         ):
+            train(job(tmp_path), CPU, Progress())
+        patch.setattr(Learner, "forward", empty)
+        with pytest.raises(RaypipeError, match=r"too little memory \(MemoryError\); go on with"):
             train(job(tmp_path), CPU, Progress())
     train(job(tmp_path, steps=2), CPU, Progress())
     monkeypatch.setattr(Learner, "forward", full)
