@@ -19,8 +19,8 @@ def _table() -> bytes:
     return bytes(table)
 
 
-_CANONICAL = _table()
-_TO_DNA = bytes.maketrans(b"U", b"T")
+CANONICAL = _table()
+TO_DNA = bytes.maketrans(b"U", b"T")
 _PROTEIN = frozenset("EFLPQZJO")
 
 
@@ -33,7 +33,7 @@ def clean(sequence: str) -> tuple[bytes, str | None]:
     if not sequence:
         return b"", "empty sequence"
     if sequence.isascii():
-        canonical = sequence.encode("ascii").translate(_CANONICAL)
+        canonical = sequence.encode("ascii").translate(CANONICAL)
         position = canonical.find(BAD)
         if position < 0:
             return canonical, None
@@ -53,7 +53,7 @@ def judge(record: Record | BadRow) -> tuple[bytes, str | None]:
 
 def md5(canonical: bytes) -> str:
     """RNAcentral's key of a sequence: the md5 of its upper-case DNA form, as 32 hex digits."""
-    return hashlib.md5(canonical.translate(_TO_DNA), usedforsecurity=False).hexdigest()
+    return hashlib.md5(canonical.translate(TO_DNA), usedforsecurity=False).hexdigest()
 
 
 def _reason(sequence: str, position: int) -> str:

@@ -2,22 +2,20 @@
 
     source --read, clean--> staged Parquet --DuckDB, out of core--> sequences/ (sorted by length), records/, rejects/
 
-One source is one commit: until `store.json` names it, none of its part files counts.
+Reading is in `raypipe/staging.py`. One source is one commit: until `store.json` names it, none of its files counts.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import itertools
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import duckdb
 import pyarrow as pa
@@ -26,22 +24,18 @@ import pyarrow.parquet as pq
 from index import duck, files
 from index.schema import RECORDS, REJECTS, SEQUENCES
 from index.store import Source, Store
-from raypipe.cleaning import judge, md5
+from raypipe.batches import BATCH_ROWS
 from raypipe.errors import InputError, RaypipeError, disk_error
-from raypipe.sources import BadRow, Record, TableColumns, read_records
-from raypipe.unpacking import shown, unreadable
+from raypipe.sources import TableColumns
+from raypipe.staging import Progress, Staged, hash_file, stage, storable, wait_for
+from raypipe.unpacking import shown
 
-Progress = Callable[[int], None]
-
-# A staged batch, and so the memory of reading, is bounded by letters as well as by rows.
-BATCH_ROWS = 65_536
-BATCH_LETTERS = 64 << 20
 PART_ROWS = 1 << 20
 # A shard reads its rows by seq_id: small row groups keep it from unpacking its neighbours' sequences.
 ROW_GROUP = 8_192
 MEMORY_LIMIT = "2GB"
-
-STAGED = pa.schema([("ordinal", pa.int64()), ("id", pa.string()), ("description", pa.string()), *SEQUENCES.remove(0)])
+# RNAcentral's key of a sequence, as `raypipe.cleaning.md5` has it, in SQL.
+KEY = "md5(replace(sequence, 'U', 'T'))"
 
 
 @dataclass(frozen=True)
@@ -67,6 +61,7 @@ def ingest(
     progress: Progress | None = None,
     stdin: BinaryIO | None = None,
     memory_limit: str = MEMORY_LIMIT,
+    ahead: Future[Staged] | None = None,
 ) -> IngestReport:
     """Ingest one source into `store`; the caller holds `store.lock()`.
 
@@ -77,40 +72,48 @@ def ingest(
         progress: called with the number of records read so far.
         stdin: what "-" reads, standard input by default.
         memory_limit: what DuckDB may hold in memory; beyond it spills to the store's disk.
+        ahead: what `raypipe.staging.staged_ahead` makes of the file.
 
     Raises:
         InputError: the source cannot be read, or holds no usable sequence, or has changed.
         RaypipeError: the disk is full, or the counts read back from disk do not add up.
     """
-    with ExitStack() as opened:
-        # What can be read only once is hashed on its way into the staging files.
-        hashed = _Hashed(opened.enter_context(stream)) if (stream := _stream(path, stdin)) else None
-        name = _storable(path)
-        sha256 = None if hashed else _sha256(path)
-        if sha256 and (known := _known(store, name, sha256, accept_changed)):
-            return IngestReport(known, unchanged=True)
-        work = store.root / files.TEMPORARY / "ingest"
-        shutil.rmtree(work, ignore_errors=True)
-        opened.callback(shutil.rmtree, work, ignore_errors=True)
-        try:
-            work.mkdir(parents=True)
-            records = read_records(path, columns, stream=io.BufferedReader(hashed) if hashed else None)
-            staged = _stage(name, records, work, progress)
-            if hashed:
-                sha256 = hashed.hexdigest()
-                if known := _known(store, None, sha256, accept_changed):
-                    return IngestReport(known, unchanged=True)
-            if staged.accepted + staged.rejected == 0:
-                raise InputError(f"{shown(name)}: holds no records")
-            if staged.accepted == 0:
-                raise InputError(
-                    f"{shown(name)}: none of its {staged.rejected} records can be used; {staged.first_reason}"
-                )
-            return IngestReport(_publish(store, name, str(sha256), staged, memory_limit), False, staged.first_reason)
-        except OSError as error:
-            raise disk_error(store.root, error) from error
-        except (duckdb.Error, pa.ArrowInvalid) as error:
-            raise _database_error(store.root, error) from error
+    name = storable(path)
+    lasting = name if os.path.isfile(path) else None
+    # Of a file that was ingested before, the content is looked at before it is read at length.
+    seen = any(source.path == lasting for source in store.sources)
+    if seen and (earlier := _known(store, lasting, hash_file(path), accept_changed)):
+        return IngestReport(earlier, unchanged=True)
+    staged = None
+    work = staging_folder(store)
+    try:
+        if ahead is None:
+            known = {source.sha256 for source in store.sources}
+            staged = stage(path, work / "one", columns=columns, known=known, progress=progress, stdin=stdin)
+        else:
+            staged = wait_for(ahead, path)
+        if earlier := _known(store, lasting, staged.sha256, accept_changed):
+            return IngestReport(earlier, unchanged=True)
+        if staged.accepted + staged.rejected == 0:
+            raise InputError(f"{shown(name)}: holds no records")
+        if staged.accepted == 0:
+            raise InputError(f"{shown(name)}: none of its {staged.rejected} records can be used; {staged.first_reason}")
+        return IngestReport(_publish(store, name, staged, memory_limit), False, staged.first_reason)
+    except OSError as error:
+        raise disk_error(store.root, error) from error
+    except (duckdb.Error, pa.ArrowInvalid) as error:
+        raise _database_error(store.root, error) from error
+    finally:
+        if staged is not None:
+            staged.remove()
+        shutil.rmtree(work / "one", ignore_errors=True)
+        with suppress(OSError):  # others are staged there still
+            work.rmdir()
+
+
+def staging_folder(store: Store) -> Path:
+    """Where sources are staged; swept with all that is temporary."""
+    return store.root / files.TEMPORARY / "ingest"
 
 
 def _database_error(root: Path, error: Exception) -> RaypipeError:
@@ -120,55 +123,7 @@ def _database_error(root: Path, error: Exception) -> RaypipeError:
     return RaypipeError(f"{root}: {text}; a file of the atlas is damaged, restore it from a copy or ingest anew")
 
 
-@dataclass
-class _Staged:
-    records: Path
-    rejects: Path
-    accepted: int = 0
-    rejected: int = 0
-    first_reason: str | None = None
-
-
-def _stage(path: str, records: Iterator[Record | BadRow], work: Path, progress: Progress | None) -> _Staged:
-    """Clean every record into `work/records.parquet` or `work/rejects.parquet`."""
-    staged = _Staged(work / "records.parquet", work / "rejects.parquet")
-    good: list[tuple[Any, ...]] = []
-    bad: list[tuple[Any, ...]] = []
-    letters = 0
-    with (
-        pq.ParquetWriter(staged.records, STAGED, compression="zstd") as good_file,
-        pq.ParquetWriter(staged.rejects, REJECTS, compression="zstd") as bad_file,
-    ):
-        for record in records:
-            canonical, reason = judge(record)
-            if isinstance(record, Record) and reason is None:
-                sequence = canonical.decode("ascii")
-                good.append((staged.accepted, record.id, record.description, md5(canonical), len(sequence), sequence))
-                staged.accepted += 1
-                letters += len(sequence)
-            else:
-                bad.append((path, record.line, record.id or None, None, reason))
-                staged.rejected += 1
-                staged.first_reason = staged.first_reason or f"line {record.line}, {record.id or 'no id'}: {reason}"
-            if len(good) == BATCH_ROWS or letters > BATCH_LETTERS or len(bad) == BATCH_ROWS:
-                _write_rows(good_file, good, STAGED)
-                _write_rows(bad_file, bad, REJECTS)
-                letters = 0
-                if progress:
-                    progress(staged.accepted + staged.rejected)
-        _write_rows(good_file, good, STAGED)
-        _write_rows(bad_file, bad, REJECTS)
-    return staged
-
-
-def _write_rows(writer: pq.ParquetWriter, rows: list[tuple[Any, ...]], schema: pa.Schema) -> None:
-    if rows:
-        arrays = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
-        writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-        rows.clear()
-
-
-def _publish(store: Store, path: str, sha256: str, staged: _Staged, memory_limit: str) -> Source:
+def _publish(store: Store, path: str, staged: Staged, memory_limit: str) -> Source:
     """Give new sequences their seq_id, write the part files, and commit them by naming the source."""
     number = len(store.sources)
     first = store.num_sequences
@@ -185,16 +140,17 @@ def _publish(store: Store, path: str, sha256: str, staged: _Staged, memory_limit
         )
     with duck.new_connection(memory_limit, spill=work / "spill") as con:
         con.execute("SET preserve_insertion_order = false")
-        earlier = f"WHERE md5 NOT IN (SELECT md5 FROM {duck.parquet(known)})" if known else ""
+        earlier = f"WHERE {KEY} NOT IN (SELECT md5 FROM {duck.parquet(known)})" if known else ""
         fresh = con.sql(
-            f"""SELECT md5, any_value(length) AS length, any_value(sequence) AS sequence
+            f"""SELECT {KEY} AS md5, any_value(length) AS length, any_value(sequence) AS sequence
                 FROM {duck.parquet([staged.records])} {earlier} GROUP BY md5 ORDER BY length, md5"""
         ).to_arrow_reader(ROW_GROUP)
         count = _write_parts(store, "sequences", number, SEQUENCES, _numbered(fresh, first))
         added = sorted((store.root / "sequences").glob(f"part-{number:05d}-*.parquet"))
         rows = con.sql(
             f"""SELECT id, description, $source AS source, ordinal, seq_id FROM {duck.parquet([staged.records])}
-                JOIN (SELECT md5, seq_id FROM {duck.parquet([*known, *added])}) USING (md5) ORDER BY ordinal""",
+                JOIN (SELECT md5, seq_id FROM {duck.parquet([*known, *added])}) AS known ON known.md5 = {KEY}
+                ORDER BY ordinal""",
             params={"source": path},
         ).to_arrow_reader(BATCH_ROWS)
         written = _write_parts(store, "records", number, RECORDS, rows)
@@ -203,7 +159,7 @@ def _publish(store: Store, path: str, sha256: str, staged: _Staged, memory_limit
         _write_parts(store, "rejects", number, REJECTS, reader)
     if written != staged.accepted:
         raise RaypipeError(f"{path}: {staged.accepted} records were read but {written} written; please report this")
-    source = Source(path, sha256, number, staged.accepted, staged.rejected, first, first + count)
+    source = Source(path, staged.sha256, number, staged.accepted, staged.rejected, first, first + count)
     store.add_source(source)
     return source
 
@@ -252,48 +208,3 @@ def _known(store: Store, path: str | None, sha256: str, accept_changed: bool) ->
             f"present content to this one with --accept-changed (the earlier records stay)"
         )
     return None
-
-
-def _stream(path: str, stdin: BinaryIO | None) -> AbstractContextManager[BinaryIO] | None:
-    """What `path` gives if it can be read only once; None for a file."""
-    if path == "-":
-        return nullcontext(stdin or sys.stdin.buffer)
-    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-        return open(path, "rb")
-    return None
-
-
-def _storable(path: str) -> str:
-    """`path` as text: names on old disks need not be UTF-8, what the store holds must be."""
-    return os.fsencode(path).decode("utf-8", "replace")
-
-
-def _sha256(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise unreadable(path, error) from error
-
-
-class _Hashed(io.RawIOBase):
-    """A stream that hashes what is read from it: a pipe cannot be read twice."""
-
-    def __init__(self, stream: BinaryIO):
-        self._stream = stream
-        self._digest = hashlib.sha256()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._stream.read(len(buffer))
-        self._digest.update(data)
-        buffer[: len(data)] = data
-        return len(data)
-
-    def hexdigest(self) -> str:
-        """Of the whole stream: what no parser asked for is read now."""
-        while self.readinto(bytearray(1 << 16)):
-            pass
-        return self._digest.hexdigest()

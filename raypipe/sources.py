@@ -10,17 +10,21 @@ import io
 import sys
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from dnaio.exceptions import FileFormatError
 from dnaio.readers import FastaReader, FastqReader
 
+from raypipe.batches import Batch, in_batches
 from raypipe.errors import InputError
+from raypipe.fasta_blocks import clean_blocks, read_blocks
 from raypipe.records import BadRow, Record, TableColumns
 from raypipe.tables import read_delimited, read_parquet, table_kind
 from raypipe.unpacking import BUFFER, open_unpacked, shown
 
-__all__ = ["BadRow", "Record", "TableColumns", "read_records"]
+__all__ = ["BadRow", "Record", "TableColumns", "read_batches", "read_records"]
 
 FORMATS_HINT = (
     "give FASTA or FASTQ (plain, .gz, .xz, .zst, .bz2), or a table with id and sequence columns whose name ends in "
@@ -58,26 +62,50 @@ def read_records(
     Raises:
         InputError: the file is missing, empty, damaged or of no known format.
     """
-    columns, name = columns or TableColumns(), shown(path)
+    with _opened(path, stream) as (kind, file):
+        yield from _records(path, kind, file, columns)
+
+
+def read_batches(path: str, columns: TableColumns | None = None, stream: BinaryIO | None = None) -> Iterator[Batch]:
+    """The same records, cleaned and judged, in batches; for FASTA many times faster than one by one.
+
+    Args, Raises: as `read_records`.
+    """
+    with _opened(path, stream) as (kind, file):
+        if kind == "fasta":
+            yield from clean_blocks(read_blocks(file), partial(_read_fasta, shown(path)))
+        else:
+            yield from in_batches(_records(path, kind, file, columns))
+
+
+@contextmanager
+def _opened(path: str, stream: BinaryIO | None) -> Iterator[tuple[str, io.BufferedReader]]:
+    """The kind of an input ("fasta", "fastq", "csv", "tsv" or "parquet"), and its content unpacked, a BOM left out."""
     if path == "-" and stream is None:
         stream = sys.stdin.buffer
     with open_unpacked(path, stream) as file:
         start = file.peek(BUFFER)
-        parquet = start.startswith(PARQUET) or table_kind(path) == "parquet"
-        if not parquet:
-            kind = _sniff(path, start)
-            if start.startswith(BOM):
-                file.read(len(BOM))
-            if kind == "fasta":
-                yield from _read_fasta(name, file)
-            elif kind == "fastq":
-                yield from _read_fastq(name, file)
-            else:
-                yield from read_delimited(name, iter(_Lines(file)), kind, columns)
+        if start.startswith(PARQUET) or table_kind(path) == "parquet":
+            if stream is not None:
+                raise InputError(f"{shown(path)}: Parquet cannot be read from a pipe; name the file itself")
+            yield "parquet", file
             return
-    if stream is not None:
-        raise InputError(f"{name}: Parquet cannot be read from a pipe; name the file itself")
-    yield from read_parquet(path, columns)
+        kind = _sniff(path, start)
+        if start.startswith(BOM):
+            file.read(len(BOM))
+        yield kind, file
+
+
+def _records(path: str, kind: str, file: io.BufferedReader, columns: TableColumns | None) -> Iterator[Record | BadRow]:
+    columns, name = columns or TableColumns(), shown(path)
+    if kind == "fasta":
+        yield from _read_fasta(name, file)
+    elif kind == "fastq":
+        yield from _read_fastq(name, file)
+    elif kind == "parquet":
+        yield from read_parquet(path, columns)
+    else:
+        yield from read_delimited(name, iter(_Lines(file, 1)), kind, columns)
 
 
 def _sniff(path: str, start: bytes) -> str:
@@ -113,13 +141,14 @@ class _Lines:
     What is not UTF-8 is read as Latin-1, as old databases wrote it.
     """
 
-    def __init__(self, file: io.BufferedReader):
+    def __init__(self, file: io.BufferedReader, first: int):
         self._file = file
+        self._first = first
         self.closed = False
         self.headers: deque[int] = deque()
 
     def __iter__(self) -> Iterator[str]:
-        for number, line in enumerate(self._file, 1):
+        for number, line in enumerate(self._file, self._first):
             try:
                 text = line.decode("utf-8")
             except UnicodeDecodeError:
@@ -134,9 +163,9 @@ class _Lines:
 class _LinedFastaReader(FastaReader):
     """dnaio's FASTA parser over `_Lines`, so that a record knows its line and no byte stops the file."""
 
-    def __init__(self, file: io.BufferedReader):
+    def __init__(self, file: io.BufferedReader, first: int):
         super().__init__(cast(BinaryIO, io.BytesIO()), sequence_class=cast(Any, _Raw))
-        self._file = cast(Any, _Lines(file))
+        self._file = cast(Any, _Lines(file, first))
 
     def __iter__(self) -> Iterator[Any]:
         headers = self._file.headers
@@ -152,9 +181,10 @@ class _Raw(NamedTuple):
     qualities: str | None
 
 
-def _read_fasta(name: str, file: io.BufferedReader) -> Iterator[Record]:
+def _read_fasta(name: str, file: io.BufferedReader, first: int = 1) -> Iterator[Record]:
+    """Records of FASTA that begins with the line `first` of its file."""
     try:
-        for line, raw in _LinedFastaReader(file):
+        for line, raw in _LinedFastaReader(file, first):
             yield _record(line, raw.name, raw.sequence)
     except FileFormatError as error:
         raise InputError(f"{name}: broken FASTA ({error})") from error

@@ -21,10 +21,12 @@ from raypipe.cli.progress import ReadingProgress, RunProgress, say, warn_untrain
 from raypipe.completeness import check_set, check_sources
 from raypipe.errors import IncompleteError, InputError, UsageError
 from raypipe.ingest import ingest as ingest_source
+from raypipe.ingest import staging_folder
 from raypipe.pipeline import embed as embed_store
 from raypipe.reports import ingest_summary, run_summary
 from raypipe.settings import EmbedSettings, IngestSettings
 from raypipe.sources import TableColumns
+from raypipe.staging import staged_ahead
 from raypipe.unpacking import shown, unreadable
 
 Inputs = Annotated[str, Parameter(help="FASTA or FASTQ (plain, gz, xz, zst, bz2), Parquet, CSV, TSV, - or sequences.")]
@@ -101,7 +103,10 @@ def ingest_all(atlas: Path, inputs: Sequence[str], settings: IngestSettings) -> 
     if literals:
         streams.append(("-", literal_fasta(literals)))
     failures = []
-    with store.lock():
+    seen = {source.path for source in store.sources}
+    fresh = [path for path in files if path not in seen]
+    known = {source.sha256 for source in store.sources}
+    with store.lock(), staged_ahead(fresh, staging_folder(store), columns, known) as ahead:
         for path, stream in streams:
             name = shown(path) if stream is None else "sequences of the command line"
             try:
@@ -112,6 +117,7 @@ def ingest_all(atlas: Path, inputs: Sequence[str], settings: IngestSettings) -> 
                     accept_changed=settings.accept_changed,
                     progress=ReadingProgress(name),
                     stdin=stream,
+                    ahead=ahead.pop(path, None),
                 )
             except InputError as error:
                 failures.append(str(error))

@@ -7,6 +7,7 @@ import io
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from index.schema import RECORDS, REJECTS, SEQUENCES
 from index.store import Store
 from raypipe.errors import InputError, RaypipeError
+from raypipe.fasta_blocks import read_blocks
 from raypipe.ingest import IngestReport, ingest
 
 Ingest = Callable[..., IngestReport]
@@ -222,10 +224,11 @@ def test_what_cannot_be_opened(store: Store, add: Ingest, name: str, words: str)
 
 
 def test_progress_counts_records(store: Store, add: Ingest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raypipe.ingest.BATCH_ROWS", 3)
+    monkeypatch.setattr("raypipe.batches.BATCH_ROWS", 3)
+    monkeypatch.setattr("raypipe.sources.read_blocks", partial(read_blocks, size=10))
     seen: list[int] = []
     add("".join(f">r{number}\n{'ACGU'[number % 4] * (number + 1)}\n" for number in range(10)), progress=seen.append)
-    assert seen == [3, 6, 9]
+    assert seen == [3, 6, 9, 10]
     assert [row["ordinal"] for row in rows(store, "records")] == list(range(10))
 
 
