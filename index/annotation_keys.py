@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import duckdb
 
 from index.annotation_files import Staged
-from index.catalog import numbered_records
 from index.errors import StoreError
+from index.removals import placed_records
 from index.store import Store
 
 KEY_NAMES = ("seq_id", "id", "urs_taxid", "rnacentral_id", "urs", "upi", "record_id", "sequence_id", "name")
@@ -34,7 +34,7 @@ class Matched:
 def load_records(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
     """Make table `records` (id, seq_id, place) in the working database."""
     if store.parts("records"):
-        connection.execute(f"CREATE TABLE records AS SELECT id, seq_id, place FROM ({numbered_records(store)})")
+        connection.execute(f"CREATE TABLE records AS SELECT id, seq_id, place FROM ({placed_records(store)})")
     else:
         connection.execute("CREATE TABLE records (id VARCHAR, seq_id BIGINT, place BIGINT)")
 

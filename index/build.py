@@ -32,11 +32,13 @@ from index.info import (
 )
 from index.recall import measure
 from index.store import Embedding, Store
-from index.transform_files import describe, find, is_file, save
+from index.transform_files import describe, find, is_file, of_index, save
 from index.transforms import Kind, Transform, choose_kind, fit, sample_size, transformed
 from index.vectors import Part, finished_parts, unit_batches
 
 TRAINING_PER_LIST = 64
+# An index is built anew when so many vectors came, beside those that its transform and lists were learned from.
+MOST_ADDED = 0.25
 SEED = 20_261_122
 Progress = Callable[[int, int], None]
 
@@ -47,9 +49,13 @@ def build_index(
     *,
     kind: str = "flat",
     transform: str | Path = "auto",
+    anew: bool = False,
     progress: Progress | None = None,
 ) -> IndexInfo:
     """Build the index of a set of vectors and make it the live one. The caller holds `store.lock()`.
+
+    Where the live one is of the same type and space over a part of the same vectors, the new ones are added to it, up
+    to MOST_ADDED of those that it learned from: scores stay comparable, and nothing is learned anew.
 
     Vectors go through a transform that is learned here (see `index.transforms`) and end with length 1. The flat type
     holds them as float32 and searches by inner product: scores are exact cosines. Every other type works on Euclidean
@@ -60,6 +66,7 @@ def build_index(
         kind: "flat"; "auto" (see `choose_type`); or a FAISS factory string, such as "HNSW32" or "IVF1024,SQ8".
         transform: "auto" (by the number of vectors), "none", "center", "whiten", "whiten:DIM", "pca:DIM", or the file
             transform.npz of an index over vectors of the same model, layer and pooling.
+        anew: learn and build everything again.
         progress: called with rows added and rows in all.
 
     Returns:
@@ -78,9 +85,11 @@ def build_index(
     type_ = FLAT if kind.lower() == "flat" else choose_type(num_rows) if kind.lower() == "auto" else kind
     built_from = describe_inputs(store, parts)
     wanted = find(transform, embedding.fingerprint, embedding.dimension)
-    standing = _standing(store, embedding, type_, built_from)
-    if standing is not None and _same_space(standing, wanted):
+    standing = None if anew else _standing(store, embedding, type_, wanted)
+    if standing is not None and standing.built_from == built_from:
         return replace(standing, unchanged=True)
+    if standing is not None and not _may_grow(standing, built_from, num_rows, wanted):
+        standing = None
     info = IndexInfo(
         version=versions.following(index_folder(store)),
         type=type_,
@@ -92,15 +101,21 @@ def build_index(
         sequences=store.num_sequences,
         built_from=built_from,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        learned_rows=num_rows if standing is None else standing.learned_rows or standing.rows,
     )
     folder = store.root / files.TEMPORARY / f"index-{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True)
-        if isinstance(wanted, Kind):
-            learned_on = sample(parts, embedding.dimension, sample_size(embedding.dimension))
-            wanted = fit(learned_on, str(wanted), fingerprint=embedding.fingerprint)
-        info = replace(info, dimension=wanted.out_dimension, transform=describe(wanted, transform))
-        _publish(store, folder, _write(store, folder, info, parts, wanted, progress))
+        if standing is not None:
+            space = of_index(store, standing)
+            info = replace(info, dimension=standing.dimension, transform=standing.transform)
+        else:
+            if isinstance(wanted, Kind):
+                learned_on = sample(parts, embedding.dimension, sample_size(embedding.dimension))
+                wanted = fit(learned_on, str(wanted), fingerprint=embedding.fingerprint)
+            space = wanted
+            info = replace(info, dimension=space.out_dimension, transform=describe(space, transform))
+        _publish(store, folder, _write(store, folder, info, parts, space, standing, progress))
     except OSError as error:
         raise StoreError(f"{store.root}: the index cannot be written ({error.strerror or error})") from error
     finally:
@@ -131,8 +146,8 @@ def describe_inputs(store: Store, parts: Sequence[Part]) -> dict[str, Any]:
     }
 
 
-def _standing(store: Store, embedding: Embedding, type_: str, built_from: dict[str, Any]) -> IndexInfo | None:
-    """The live index if it is whole and what building would give, its transform aside."""
+def _standing(store: Store, embedding: Embedding, type_: str, wanted: Kind | Transform) -> IndexInfo | None:
+    """The live index if it is whole, of this type and space, and over vectors of this set."""
     try:
         info = current_info(store)
         if info is None:
@@ -142,7 +157,18 @@ def _standing(store: Store, embedding: Embedding, type_: str, built_from: dict[s
         # A damaged index is replaced: that is what the caller asks for.
         return None
     same = (info.type, info.embeddings, info.fingerprint) == (type_, embedding.name, embedding.fingerprint)
-    return info if same and info.built_from == built_from else None
+    return info if same and _same_space(info, wanted) else None
+
+
+def _may_grow(standing: IndexInfo, built_from: dict[str, Any], num_rows: int, wanted: Kind | Transform) -> bool:
+    """Whether all that stands in an index is there still, and what came since is little beside what it learned from."""
+    # Rows follow the files.
+    kept = built_from["parts"][: len(standing.built_from["parts"])] == standing.built_from["parts"]
+    learned = standing.learned_rows or standing.rows
+    automatic = isinstance(wanted, Kind) and wanted.name == "auto"
+    # What was chosen for few vectors need not be what is chosen for more.
+    chosen_anew = automatic and choose_kind(num_rows)[0] != choose_kind(standing.rows)[0]
+    return kept and not chosen_anew and 0 < standing.rows <= num_rows <= (1 + MOST_ADDED) * learned
 
 
 def _same_space(standing: IndexInfo, wanted: Kind | Transform) -> bool:
@@ -163,15 +189,22 @@ def _write(
     info: IndexInfo,
     parts: Sequence[Part],
     transform: Transform,
+    standing: IndexInfo | None,
     progress: Progress | None,
 ) -> IndexInfo:
+    """Write the files of an index: all vectors, or those that `standing` lacks behind its own."""
     write_catalog(store, folder / CATALOG)
     if transform.mean is not None:
         save(transform, folder / TRANSFORM)
     faiss = load_faiss()
     try:
-        index = _empty(info, parts, transform)
-        seq_ids = _fill(index, info, parts, transform, progress)
+        if standing is None:
+            index, seq_ids = _empty(info, parts, transform), np.empty(0, np.int64)
+        else:
+            held = index_folder(store) / standing.version
+            index, seq_ids = faiss.read_index(str(held / VECTORS)), np.load(held / ROWS)
+        fresh = parts[len(standing.built_from["parts"]) :] if standing else parts
+        seq_ids = np.concatenate([seq_ids, _fill(index, info, fresh, transform, progress)])
         faiss.write_index(index, str(folder / VECTORS))
     except RuntimeError as error:
         raise StoreError(f"{store.root}: FAISS cannot build {info.type!r}: {_reason(error)}") from error
@@ -223,9 +256,9 @@ def sample(parts: Sequence[Part], dimension: int, size: int) -> np.ndarray:
 def _fill(
     index: Any, info: IndexInfo, parts: Sequence[Part], transform: Transform, progress: Progress | None
 ) -> np.ndarray:
-    """Put all vectors in; returns the seq_id of each row."""
-    seq_ids = np.empty(info.rows, dtype=np.int64)
-    held = _reserve(index, info) if info.type == FLAT and info.rows else None
+    """Put the vectors of `parts` in, behind those that are there; returns the seq_id of each new row."""
+    seq_ids = np.empty(sum(part.rows for part in parts), dtype=np.int64)
+    held = _reserve(index, info)[-len(seq_ids) :] if info.type == FLAT and len(seq_ids) else None
     done = 0
     for ids, vectors in transformed(parts, transform):
         if held is not None:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from index import duck
 from index.errors import StoreError
+from index.removals import ingested_records, placed_records, touched_sequences
 from index.schema import RECORDS, SEQUENCES
 from index.store import Store
 
@@ -25,24 +26,14 @@ SCHEMA = pa.schema(
 ROW_GROUP = 16_384
 
 
-def numbered_records(store: Store) -> str:
-    """SQL for the records with their `place` in the order of ingest; the store must have some.
-
-    The number of the ingest leads the file's name, `ordinal` counts within it.
-    """
-    source = duck.parquet(store.parts("records"), filename=True)
-    place = f"split_part(parse_filename(filename), '-', 2)::BIGINT * {1 << 40} + ordinal"
-    return f"SELECT seq_id, id, description, {place} AS place FROM {source}"
-
-
-def first_records(store: Store) -> str:
-    """SQL for one row per sequence: seq_id, n_records, and id and description of its first record."""
+def _first(records: str) -> str:
+    """SQL for one row per sequence of `records`: seq_id, n_records, and id and description of its first record."""
     first = "arg_min(id, place) AS id, arg_min(description, place) AS description"
-    return f"SELECT seq_id, count(*)::INTEGER AS n_records, {first} FROM ({numbered_records(store)}) GROUP BY seq_id"
+    return f"SELECT seq_id, count(*)::INTEGER AS n_records, {first} FROM ({records}) GROUP BY seq_id"
 
 
 def write_catalog(store: Store, file: Path) -> None:
-    """Write the catalogue of all sequences of `store`.
+    """Write the catalogue of all sequences of `store`, also of those whose records were removed since.
 
     Raises:
         StoreError: sequences are missing, repeated or without a record: the store is damaged.
@@ -52,10 +43,11 @@ def write_catalog(store: Store, file: Path) -> None:
         if expected == 0:
             return
         written = 0
+        first = _first(ingested_records(store))
         with duck.new_connection() as connection:
             relation = connection.sql(
                 f"SELECT s.seq_id, r.id, r.description, r.n_records, s.length "
-                f"FROM {duck.parquet(store.parts('sequences'))} s JOIN ({first_records(store)}) r USING (seq_id) "
+                f"FROM {duck.parquet(store.parts('sequences'))} s JOIN ({first}) r USING (seq_id) "
                 f"ORDER BY s.seq_id"
             )
             for batch in relation.to_arrow_reader(ROW_GROUP):
@@ -88,3 +80,27 @@ class Catalog:
         shift = self._starts[groups] - np.cumsum([0, *sizes[:-1]])
         owner = np.searchsorted(groups, np.searchsorted(self._starts, seq_ids, side="right") - 1)
         return table.take(pa.array(seq_ids - shift[owner]))
+
+
+def take_living(store: Store, catalog: Catalog, seq_ids: np.ndarray) -> pa.Table:
+    """Rows of the catalogue as it would be without the records that were removed.
+
+    Args:
+        seq_ids: (n,), distinct and sorted.
+    """
+    rows = catalog.take(seq_ids)
+    touched = np.intersect1d(seq_ids, touched_sequences(store))
+    if not len(touched):
+        return rows
+    with duck.new_connection() as connection:
+        connection.register("touched", pa.table({"seq_id": touched}))
+        records = f"SELECT * FROM ({placed_records(store)}) SEMI JOIN touched USING (seq_id)"
+        left = connection.sql(f"SELECT * FROM ({_first(records)}) ORDER BY seq_id").to_arrow_table()
+    places = np.searchsorted(seq_ids, left["seq_id"].to_numpy())
+    columns = []
+    for field in SCHEMA:
+        values = rows[field.name].to_numpy().copy()
+        if field.name in ("id", "description", "n_records"):
+            values[places] = left[field.name].to_numpy()
+        columns.append(pa.array(values, field.type))
+    return pa.table(columns, schema=SCHEMA)

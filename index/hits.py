@@ -9,9 +9,11 @@ import pyarrow as pa
 
 from index import duck
 from index.annotation_tables import ALIAS, AnnotationTable, attach, list_tables, live_database
+from index.catalog import take_living
 from index.errors import StoreError
 from index.exact import NO_HIT
 from index.predictions import hit_columns, predictions_of
+from index.removals import living_records
 from index.search import Searcher
 from index.store import Store
 
@@ -46,7 +48,7 @@ def hit_table(
     lines, ranks = np.nonzero(seq_ids != NO_HIT)
     found = seq_ids[lines, ranks]
     distinct, places = np.unique(found, return_inverse=True)
-    catalog = searcher.catalog.take(distinct).take(pa.array(places))
+    catalog = take_living(store, searcher.catalog, distinct).take(pa.array(places))
     parts: dict[str, pa.Array | pa.ChunkedArray] = {
         "query": pa.array([queries[line] for line in lines.tolist()], type=pa.string()),
         "rank": pa.array(ranks + 1, type=pa.int32()),
@@ -105,7 +107,7 @@ def resolve_ids(store: Store, ids: Sequence[str]) -> tuple[list[str], np.ndarray
     if ids and store.parts("records"):
         with duck.new_connection() as connection:
             rows = connection.execute(
-                f"SELECT id, list(DISTINCT seq_id ORDER BY seq_id) FROM {duck.parquet(store.parts('records'))} "
+                f"SELECT id, list(DISTINCT seq_id ORDER BY seq_id) FROM {living_records(store)} "
                 "WHERE id IN (SELECT unnest(?::VARCHAR[])) GROUP BY id",
                 [sorted(set(ids))],
             ).fetchall()

@@ -43,6 +43,8 @@ class IndexInfo:
         transform: the space of the scores: "kind" (none, center, whiten, whiten:DIM, pca:DIM), what was "asked", the
             "reason", "dimension" of a vector as stored, "sha256" of the map (two indexes with the same one give scores
             that can be compared), and how it was learned. Empty for an index built before there were any: none.
+        learned_rows: vectors that there were when transform and lists were learned; further ones were added since. 0 in
+            an index built before any were added.
         unchanged: whether `build_index` found this index already built (not stored).
     """
 
@@ -59,7 +61,13 @@ class IndexInfo:
     checksums: dict[str, dict[str, Any]] = field(default_factory=dict)
     operating: dict[str, Any] = field(default_factory=dict)
     transform: dict[str, Any] = field(default_factory=dict)
+    learned_rows: int = 0
     unchanged: bool = False
+
+    @property
+    def added_rows(self) -> int:
+        """Vectors that were added to what was learned."""
+        return self.rows - self.learned_rows if self.learned_rows else 0
 
     @property
     def space(self) -> str:

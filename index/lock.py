@@ -14,11 +14,57 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from index.errors import StoreError, StoreLockedError
 
 LOCK_FILE = ".lock"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who wrote to a store last.
+
+    Attributes:
+        started: when it took the lock, UTC.
+        writing: whether it still holds it; None where that cannot be told from here (a process of another machine).
+    """
+
+    host: str
+    pid: int
+    started: str
+    writing: bool | None
+
+
+def read_holder(root: Path) -> Holder | None:
+    """Who holds the store at `root`, or held it last; None if nobody ever did. The lock itself is not touched."""
+    path = root / LOCK_FILE
+    try:
+        said = json.loads(path.read_bytes())
+        holder = Holder(str(said["host"]), int(said["pid"]), str(said["started"]), None)
+        here = said["boot_id"] == boot_id() and holder.host == socket.gethostname()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return replace(holder, writing=_has_open(holder.pid, path) if here else None)
+
+
+def _has_open(pid: int, path: Path) -> bool | None:
+    """Whether process `pid` of this machine has the file `path` open; None where that is not for us to know."""
+    wanted = path.stat()
+    try:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                status = link.stat()
+            except OSError:
+                continue
+            if (status.st_dev, status.st_ino) == (wanted.st_dev, wanted.st_ino):
+                return True
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    return False
 
 
 @contextmanager

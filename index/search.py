@@ -14,9 +14,10 @@ from index.engines import Engine, open_engine
 from index.errors import StaleIndexError, StoreError
 from index.exact import NO_HIT, exact_search
 from index.faiss_runtime import load_faiss
-from index.info import CATALOG, ROWS, TRANSFORM, VECTORS, IndexInfo, current_info, index_folder, rebuild, verify_files
+from index.info import CATALOG, ROWS, VECTORS, IndexInfo, current_info, index_folder, rebuild, verify_files
+from index.removals import removed_sequences
 from index.store import Store
-from index.transform_files import load
+from index.transform_files import of_index
 from index.transforms import Transform, transformed
 from index.vectors import Part, as_stored, finished_parts, take
 
@@ -39,6 +40,7 @@ class Searcher:
         parts: Sequence[Part],
         transform: Transform,
         dtype: str,
+        removed: np.ndarray,
     ):
         self.info = info
         self._dtype = dtype
@@ -46,6 +48,7 @@ class Searcher:
         self.catalog = Catalog(index_folder(store) / info.version / CATALOG)
         self._seq_ids = seq_ids
         self._parts = parts
+        self._living = None if not len(removed) else ~np.isin(seq_ids, removed)
         # FAISS frees the index with the object that read it; the engine holds only a view of it.
         self._owner = index
         self._engine: Engine = open_engine(index, self._scan)
@@ -84,7 +87,8 @@ class Searcher:
             )
         known = store.embeddings.get(info.embeddings)
         dtype = "float32" if known is None else known.dtype
-        return cls(store, info, index, seq_ids, _parts_of(store, info), _transform_of(store, info), dtype)
+        transform, removed = of_index(store, info), removed_sequences(store)
+        return cls(store, info, index, seq_ids, _parts_of(store, info), transform, dtype, removed)
 
     def search(
         self, vectors: np.ndarray, k: int, *, allowed: np.ndarray | None = None, nprobe: int | None = None
@@ -99,7 +103,7 @@ class Searcher:
             vectors: (Q, D) queries as the model gives them, of any length, float32.
             k: neighbours per query, at least 1.
             allowed: seq_ids that may be found, in any order; all if None. The filter acts inside the search: every
-                query gets min(k, allowed sequences in the index) hits.
+                query gets min(k, allowed sequences in the index) hits. Removed sequences are never found.
             nprobe: inverted lists to visit (for HNSW, the candidates to keep); as measured at build time if None.
 
         Returns:
@@ -120,7 +124,10 @@ class Searcher:
             shape = (len(queries), k)
             return np.full(shape, NO_HIT, dtype=np.int64), np.full(shape, np.nan, dtype=np.float32)
         queries = self.transform.apply(as_stored(queries, self._dtype), np.arange(1, len(queries) + 1), "query")
-        mask = None if allowed is None else np.isin(self._seq_ids, np.asarray(allowed, dtype=np.int64))
+        mask = self._living
+        if allowed is not None:
+            wanted = np.isin(self._seq_ids, np.asarray(allowed, dtype=np.int64))
+            mask = wanted if mask is None else wanted & mask
         effort = nprobe or self.info.operating.get(self._engine.effort_name)
         rows, scores = self._engine.search(queries, k, mask, effort)
         found = np.where(rows == NO_HIT, NO_HIT, self._seq_ids[np.maximum(rows, 0)])
@@ -195,17 +202,6 @@ def _refuse_stale(store: Store, info: IndexInfo) -> None:
         raise StaleIndexError(
             f"{store.root}: the index is older than its store ({'; '.join(changes)}); run: {rebuild(store, info)}"
         )
-
-
-def _transform_of(store: Store, info: IndexInfo) -> Transform:
-    """The transform of an index; an index built before there were any has none."""
-    if info.transform.get("kind", "none") == "none":
-        return Transform("none", info.dimension)
-    file = index_folder(store) / info.version / TRANSFORM
-    transform = load(file)
-    if (transform.digest, transform.out_dimension) != (info.transform["sha256"], info.dimension):
-        raise StoreError(f"{file}: is not the transform of this index; build it again: {rebuild(store, info)}")
-    return transform
 
 
 def _parts_of(store: Store, info: IndexInfo) -> list[Part]:

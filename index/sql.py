@@ -15,11 +15,13 @@ from index.errors import StoreError
 from index.info import current_info
 from index.parts import fitting_parts
 from index.predictions import make_closed_views, make_views
+from index.removals import living_records, living_sequences
 from index.schema import RECORDS, REJECTS, SEQUENCES, embeddings_schema
 from index.sets import Embedding, ShardedSet
 from index.store import Store
 
 _TABLES = {"sequences": SEQUENCES, "records": RECORDS, "rejects": REJECTS}
+_LIVING = {"sequences": living_sequences, "records": living_records}
 _VECTORS = embeddings_schema(1, "float32")
 _EXPLAIN = re.compile(r"\s*EXPLAIN(\s+ANALYZE)?\b(.*)", re.IGNORECASE | re.DOTALL)
 ALLOWED = "one SELECT, EXPLAIN, DESCRIBE or SHOW statement"
@@ -50,7 +52,8 @@ def connect(
     connection = duck.new_connection(memory_limit, threads)
     for name, schema in _TABLES.items():
         paths = store.parts(name)
-        _view(connection, store, name, f"FROM {duck.parquet(paths)}" if paths else duck.no_rows(schema))
+        source = _LIVING[name](store) if name in _LIVING and paths else duck.parquet(paths) if paths else ""
+        _view(connection, store, name, f"FROM {source}" if source else duck.no_rows(schema))
     if statement is None or duck.occurring(["embeddings"], statement):
         vectors = _indexed(store)
         _view(connection, store, "embeddings", _vectors(store, vectors), vectors)

@@ -5,7 +5,9 @@
       sequences/part-*.parquet     distinct sequences (schema.SEQUENCES), seq_id dense and stable, by length per ingest
       records/part-*.parquet       records as given (schema.RECORDS): many may share one sequence
       rejects/part-*.parquet       what was refused, and why (schema.REJECTS)
-      embeddings/<name>/part-*     one vector per sequence; plan.parquet beside them lists the shards
+      removed/part-*.parquet       records that were taken out again (index.removals)
+      embeddings/<name>/part-*     one vector per sequence; plan.parquet beside them lists the shards,
+                                   receipts.jsonl what was written of each (index/receipts.py)
       tokens/<name>/part-*         one vector per nucleotide
       predictions/<name>/part-*    one row per sequence (schema.predictions_schema); plan.parquet as above
       index/<version>/             immutable FAISS index; CURRENT names the live one
@@ -83,7 +85,7 @@ class Store:
             if version == FORMAT_VERSION:
                 store = cls(root, manifest)
                 # Read once, so that whatever is wrong in them is said here and now.
-                _ = (store.sources, store.embeddings, store.predictions)
+                _ = (store.sources, store.embeddings, store.predictions, store.removals)
                 return store
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"{file}: damaged manifest ({error}); restore it from a copy or ingest anew") from error
@@ -136,7 +138,7 @@ class Store:
 
     @property
     def num_records(self) -> int:
-        """Accepted records of all sources."""
+        """Accepted records of all sources, those that were removed since among them."""
         return sum(source.records for source in self.sources)
 
     @property
@@ -175,6 +177,20 @@ class Store:
             listed = f"there are: {', '.join(known)}" if known else f"make some with: raypipe predict {self.root}"
             raise StoreError(f"{self.root}: no predictions called {name!r}; {listed}")
         return known[name]
+
+    @property
+    def removals(self) -> dict[str, int]:
+        """Files of tombstones in `removed/` with their numbers of records, in the order in which they were removed."""
+        return dict(self._manifest.get("removals", {}))
+
+    @property
+    def num_removed(self) -> int:
+        """Records that were removed; see `index.removals`."""
+        return sum(self.removals.values())
+
+    def add_removal(self, name: str, records: int) -> None:
+        """Commit a file of tombstones, which must already stand. Call under `lock()`."""
+        self._save({**self._manifest, "removals": {**self.removals, name: records}})
 
     def add_source(self, source: Source) -> None:
         """Commit one ingested input; its part files must already stand. Call under `lock()`."""

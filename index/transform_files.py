@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from index.errors import StoreError
+from index.info import TRANSFORM, IndexInfo, index_folder, rebuild
+from index.store import Store
 from index.transforms import FORMAT, Kind, Transform, parse_kind
 
 
@@ -102,3 +104,14 @@ def _check(made: Transform) -> None:
         raise ValueError("its matrix does not fit its dimension")
     if not all(np.isfinite(array).all() for array in (made.mean, made.matrix) if array is not None):
         raise ValueError("it holds values that are not finite")
+
+
+def of_index(store: Store, info: IndexInfo) -> Transform:
+    """The transform of an index; an index built before there were any has none."""
+    if info.transform.get("kind", "none") == "none":
+        return Transform("none", info.dimension)
+    file = index_folder(store) / info.version / TRANSFORM
+    transform = load(file)
+    if (transform.digest, transform.out_dimension) != (info.transform["sha256"], info.dimension):
+        raise StoreError(f"{file}: is not the transform of this index; build it again: {rebuild(store, info)}")
+    return transform

@@ -7,32 +7,47 @@ counts are the files that it renamed into place.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from index.errors import StoreError
+from index.receipts import REJECTS
 from index.sets import Embedding, Prediction, ShardedSet
-from index.store import Store
+from index.store import Store, is_store
 from model.errors import ModelError
 from model.head_files import find_head, read_head_file
-from raypipe.errors import RaypipeError, disk_error
+from raypipe.attempts import Journal, journal_path
+from raypipe.completeness import shard_names
+from raypipe.errors import RaypipeError, disk_error, gone
 from raypipe.outputs import Ask, Output, compute, head_name, one_pass
 from raypipe.plan import Shard, Task
 from raypipe.prediction_tables import prediction_table
+from raypipe.ray_runtime import DEATH_HINT
 from raypipe.shard_files import is_finished, write_part, write_rejects
 from raypipe.vector_tables import vector_tables
+from raypipe.watchdog import Watchdog
 
 ROW_GROUP = {"row_group_size": 8192}
 # Vectors of halves are noise to a codec and an index column of random floats to a dictionary: neither pays.
 NUMBERS = {**ROW_GROUP, "compression": "none", "use_dictionary": False, "write_statistics": ["seq_id"]}
 WORDS = {**ROW_GROUP, "compression": "zstd"}
+# Of the disk, not of one shard; EFBIG is a limit on files, EIO, ESTALE and ENOTCONN are of disks that went away.
+DISK_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EIO, errno.ESTALE, errno.ENOTCONN),
+)
+KILLED = "killed every worker that computed it, also alone; most likely the memory does not suffice for it"
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,9 @@ class Job:
         device: "cpu" or "cuda".
         threads: of one actor on CPU.
         ask: how the model is asked.
+        stall_seconds: without a forward pass or a file after which an actor's process is ended, to be replaced; 0 for
+            never, where nothing would replace it.
+        run: names the run in the journals of attempts.
     """
 
     root: str
@@ -53,6 +71,8 @@ class Job:
     device: str
     threads: int
     ask: Ask
+    stall_seconds: float = 0.0
+    run: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
 
 @dataclass(frozen=True)
@@ -64,8 +84,12 @@ class Receipt:
         rows, failed: its sequences of which everything was made that was missing, and those that a set refused.
         tokens: that went through the trunk.
         bytes: written.
+        made: JSON of a list with an object for each set of the job that was made: "set", its place there, "rows",
+            "failed", and "files", an `index.receipts.Stamp` by folder.
         error: why a file is missing, or "".
         fatal: whether every other shard would fail alike (a full disk), so that the run should stop.
+        note: what else there is to tell, in one line: that workers died, that batches were made smaller; or "".
+        lost: whether workers died over it in this run until it, or sequences of it, were given up.
     """
 
     shard: int
@@ -78,6 +102,9 @@ class Receipt:
     pid: int
     error: str = ""
     fatal: bool = False
+    made: str = "[]"
+    note: str = ""
+    lost: bool = False
 
 
 class ShardActor:
@@ -86,6 +113,8 @@ class ShardActor:
     def __init__(self, job: Job):
         self.job = job
         self._ready = False
+        self._watchdog = Watchdog(job.stall_seconds)
+        self._journal: Journal | None = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         row = {name: int(batch[name][0]) for name in ("number", "seq_lo", "seq_hi", "tokens")}
@@ -98,26 +127,68 @@ class ShardActor:
         Errors of the data, the disk or the model come back in the receipt.
         """
         begin = time.perf_counter()
-        failed = size = 0
-        error, fatal = "", False
+        failed, made = 0, []
+        error, fatal, ended = "", False, False
+        journal = None
+        notes: list[str] = []
         try:
-            self._prepare()
-            failed, size = self._make(task)
-        except OSError as problem:
-            error = str(disk_error(Path(self.job.root), problem))
-            disk = problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-            fatal = disk or not self._ready
+            journal = self._journal = self._open_journal(task)
+            if journal.hopeless:
+                raise RaypipeError(f"every worker died that took shard {shard_names([task])}; {DEATH_HINT}")
+            with self._watchdog.watching(journal.file):
+                self._prepare()
+                failed, made = self._make(task, journal, notes)
+            ended = True
         except Exception as problem:
             # Whatever it is, it must not take the other shards with it; the run reports it and ends as incomplete.
-            ours = isinstance(problem, (ModelError, StoreError, RaypipeError))
-            error = str(problem) if ours else f"{type(problem).__name__}: {problem}"
-            if not self._ready:
-                fatal = True
-                error += "; mend that and run the same command again: it goes on where it stopped"
+            error, fatal = self._explain(problem, hopeless=journal is not None and journal.hopeless)
+        finally:
+            self._journal = None
+            if journal is not None:
+                with suppress(OSError):  # what it is, if it matters, was said
+                    journal.close(finished=ended)
+        lost = False
+        if journal is not None:
+            lost = journal.hopeless or bool(journal.deaths and journal.given_up)
+            notes += [journal.summary()] if journal.deaths and not journal.hopeless else []
         rows = 0 if error else task.num_sequences - failed
         seconds = time.perf_counter() - begin
-        host, pid = socket.gethostname(), os.getpid()
-        return Receipt(task.number, rows, failed, task.tokens, seconds, size, host, pid, error, fatal)
+        size = sum(file["bytes"] for one in made for file in one["files"].values())
+        return Receipt(
+            shard=task.number,
+            rows=rows,
+            failed=failed,
+            tokens=task.tokens,
+            seconds=seconds,
+            bytes=size,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            error=error,
+            fatal=fatal,
+            made=json.dumps(made),
+            note="; ".join(notes),
+            lost=lost,
+        )
+
+    def _open_journal(self, task: Task) -> Journal:
+        """The journal of attempts at a task; first of all, so that it knows of every way to die."""
+        own = [(made, shard.number) for place, made in enumerate(self.job.sets) if (shard := task.shard(place))]
+        first, number = own[0]
+        what = [task.seq_lo, task.seq_hi, [made.fingerprint for made, _ in own]]
+        path = journal_path(self.job.root, first.main, first.name, number)
+        return Journal(path, self.job.run, what, task.num_sequences)
+
+    def _explain(self, problem: Exception, *, hopeless: bool) -> tuple[str, bool]:
+        """What went wrong in words that say how to mend it, and whether every other shard would fail alike."""
+        if not is_store(self.job.root):
+            return gone(self.job.root), True
+        if isinstance(problem, OSError):
+            return str(disk_error(Path(self.job.root), problem)), problem.errno in DISK_ERRORS or not self._ready
+        ours = isinstance(problem, (ModelError, StoreError, RaypipeError))
+        error = str(problem) if ours else f"{type(problem).__name__}: {problem}"
+        if self._ready or hopeless:
+            return error, False
+        return f"{error}; mend that and run the same command again: it goes on where it stopped", True
 
     def _prepare(self) -> None:
         """Open the store and load the model with its heads, for the first shard.
@@ -150,34 +221,76 @@ class ShardActor:
                     raise _changed(made.head_path or first.model_path, "head")
         # What the model cannot do at all is no fault of the sequences, which would all be rejected for it.
         one_pass(self.model, job.sets, ["ACGU"], job.ask)
+        # Every batch of every kind of output looks up its tokens' vectors first.
+        self.model.module.embedding.register_forward_pre_hook(lambda *_: self._passes())
         self._ready = True
 
-    def _make(self, task: Task) -> tuple[int, int]:
-        """What is missing of the task; the number of sequences that failed, and of bytes written.
+    def _passes(self) -> None:
+        """The model begins another batch."""
+        self._watchdog.progress()
+        if self._journal is not None:
+            self._journal.forward_pass()
 
-        The actor looks itself: the task may have been tried before, and every file that stands is of use.
+    def _make(self, task: Task, journal: Journal, notes: list[str]) -> tuple[int, list[dict[str, Any]]]:
+        """What is missing of the task; the number of sequences that failed, and the receipt's `made`.
+
+        What there is to tell of it is added to `notes`. The actor looks itself: the task may have been tried before,
+        and every file that stands is of use.
         """
-        shards = [(made, task.shard(place)) for place, made in enumerate(self.job.sets)]
-        missing = [(made, shard) for made, shard in shards if shard and not is_finished(self.store, made, shard)]
+        shards = [(place, made, task.shard(place)) for place, made in enumerate(self.job.sets)]
+        missing = [
+            (place, made, shard) for place, made, shard in shards if shard and not is_finished(self.store, made, shard)
+        ]
         if not missing:
-            return 0, 0
+            return 0, []
         ids, sequences = read_sequences(self.store, task)
-        outputs = compute(self.model, [made for made, _ in missing], sequences, self.job.ask)
-        size = sum(
-            self._write(made, shard, ids, output) for (made, shard), output in zip(missing, outputs, strict=True)
-        )
-        return len({place for output in outputs for place in output.reasons}), size
+        outputs = self._compute([made for _, made, _ in missing], sequences, journal, notes)
+        written = [
+            {"set": place, **self._write(made, shard, ids, output)}
+            for (place, made, shard), output in zip(missing, outputs, strict=True)
+        ]
+        return len({place for output in outputs for place in output.reasons}), written
 
-    def _write(self, made: ShardedSet, shard: Shard, ids: np.ndarray, output: Output) -> int:
+    def _compute(
+        self, sets: Sequence[ShardedSet], sequences: Sequence[str], journal: Journal, notes: list[str]
+    ) -> list[Output]:
+        """An output for each of `sets`, range by range where workers died; else all sequences are one range."""
+        outputs = [Output() for _ in sets]
+        budgets: list[int] = []
+        for lo, hi in journal.ranges():
+            with journal.computing((lo, hi)):
+                try:
+                    found = compute(self.model, sets, sequences[lo:hi], self.job.ask, budgets.append)
+                except Exception as problem:
+                    if self.job.stall_seconds and _has_lost_device(problem):
+                        # Nothing can be computed in this process any more; another takes its place, as if it had died.
+                        os._exit(1)
+                    raise
+            for output, part in zip(outputs, found, strict=True):
+                output.rows.update({lo + place: row for place, row in part.rows.items()})
+                output.reasons.update({lo + place: why for place, why in part.reasons.items()})
+        if budgets:
+            notes.append(f"too little memory, batches of {min(budgets):,} tokens instead")
+        for output in outputs:
+            output.reasons.update(dict.fromkeys(sorted(journal.given_up), KILLED))
+        return outputs
+
+    def _write(self, made: ShardedSet, shard: Shard, ids: np.ndarray, output: Output) -> dict[str, Any]:
+        if not is_store(self.store.root):
+            # Writing would make the folder anew, where a disk is to be mounted again.
+            raise RaypipeError(gone(self.job.root))
         # Before the shard's own files, so that a finished shard's failures are never missing.
-        write_rejects(self.store, made, shard, {int(ids[place]): why for place, why in output.reasons.items()})
+        rejects = write_rejects(
+            self.store, made, shard, {int(ids[place]): why for place, why in output.reasons.items()}
+        )
         places = sorted(output.rows)
         failed = len(output.reasons)
         tables, options = _tables(made, ids[places], [output.rows[place] for place in places])
-        return sum(
-            write_part(self.store, made, shard, folder, tables[folder], failed, **options)
-            for folder in reversed(made.folders)
-        )
+        files = {REJECTS: asdict(rejects)} if rejects else {}
+        for folder in reversed(made.folders):
+            files[folder] = asdict(write_part(self.store, made, shard, folder, tables[folder], failed, **options))
+            self._watchdog.progress()
+        return {"rows": len(places), "failed": failed, "files": files}
 
 
 def _tables(made: ShardedSet, seq_ids: np.ndarray, rows: Sequence) -> tuple[dict[str, pa.Table], dict]:
@@ -186,6 +299,13 @@ def _tables(made: ShardedSet, seq_ids: np.ndarray, rows: Sequence) -> tuple[dict
         return vector_tables(made, seq_ids, rows), NUMBERS
     assert isinstance(made, Prediction)
     return {made.main: prediction_table(made, seq_ids, rows)}, NUMBERS if made.task == "logits" else WORDS
+
+
+def _has_lost_device(problem: Exception) -> bool:
+    """Whether a CUDA device failed in a way that this process cannot recover from, as after an illegal access."""
+    import torch
+
+    return isinstance(problem, torch.AcceleratorError) and not isinstance(problem, torch.OutOfMemoryError)
 
 
 def _changed(path: str, what: str) -> RaypipeError:

@@ -7,7 +7,6 @@ from typing import Any
 
 from index.sets import Prediction
 from raypipe.checkpoints import Checkpoint
-from raypipe.errors import RaypipeError
 from raypipe.outputs import Ask, compute, one_pass
 from raypipe.streaming import Answer
 from raypipe.work import is_masked
@@ -63,20 +62,8 @@ class Answerer:
         return tokens
 
     def __call__(self, sequences: list[str]) -> list[Answer]:
-        """One answer for each sequence.
-
-        Raises:
-            RaypipeError: the device's memory is too small.
-        """
-        import torch
-
-        try:
-            outputs = compute(self.model, self._sets, sequences, self._ask)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise RaypipeError(
-                f"{self.model.device} has too little memory ({str(error).partition('.')[0]}); give a smaller "
-                f"--max-tokens, cut long sequences with --on-long truncate, or use --device cpu"
-            ) from error
+        """One answer for each sequence; what does not fit the device's memory, even alone, has a reason for it."""
+        outputs = compute(self.model, self._sets, sequences, self._ask)
         answers: list[Answer] = []
         for place in range(len(sequences)):
             reason = next((output.reasons[place] for output in outputs if place in output.reasons), None)

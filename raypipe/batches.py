@@ -14,9 +14,7 @@ from raypipe.records import BadRow, Record
 BATCH_ROWS = 65_536
 BATCH_LETTERS = 64 << 20
 
-GOOD = pa.schema(
-    [("id", pa.string()), ("description", pa.string()), ("length", pa.int32()), ("sequence", pa.string())]
-)
+GOOD = pa.schema([("id", pa.string()), ("description", pa.string()), ("length", pa.int32()), ("sequence", pa.string())])
 
 
 class Rejected(NamedTuple):

@@ -274,6 +274,7 @@ def describe_atlas(store: Store) -> dict[str, Any]:
         "sources": [{"path": s.path, "records": s.records, "rejected": s.rejected} for s in store.sources],
         "records": store.num_records,
         "rejected": sum(source.rejected for source in store.sources),
+        "removed": store.num_removed,
         "sequences": store.num_sequences,
         "nucleotides": nucleotides,
         "longest": longest,

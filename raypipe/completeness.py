@@ -7,7 +7,7 @@ sequences  = made + failed               (per set of vectors or predictions; wha
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from index.parts import fitting_parts
@@ -15,7 +15,7 @@ from index.sets import ShardedSet
 from index.store import Store
 from raypipe.errors import RaypipeError
 from raypipe.plan import Shard, Task, read_plan
-from raypipe.shard_files import count_failed, count_rows, part_path, unfinished
+from raypipe.shard_files import count_rows, finished
 from raypipe.wording import participle
 
 
@@ -45,6 +45,7 @@ class Completeness:
 def check_sources(store: Store) -> list[str]:
     """Shortfalls of sequences/, records/ and rejects/ against the manifest's counts, in words."""
     messages = []
+    listed = {kind: store.parts(kind) for kind in ("sequences", "records", "rejects")}
     for source in store.sources:
         counts = {
             "sequences": source.seq_hi - source.seq_lo,
@@ -52,7 +53,7 @@ def check_sources(store: Store) -> list[str]:
             "rejects": source.rejected,
         }
         for kind, expected in counts.items():
-            parts = [p for p in store.parts(kind) if p.name.startswith(f"part-{source.ingest:05d}-")]
+            parts = [p for p in listed[kind] if p.name.startswith(f"part-{source.ingest:05d}-")]
             found = sum(count_rows(part) for part in parts)
             if found != expected:
                 messages.append(
@@ -62,8 +63,12 @@ def check_sources(store: Store) -> list[str]:
     return messages
 
 
-def check_set(store: Store, made: ShardedSet) -> Completeness:
-    """Count what one set holds on disk; where its plan is damaged, all its files that can be read."""
+def check_set(store: Store, made: ShardedSet, reread: Collection[int] = ()) -> Completeness:
+    """Count what one set holds on disk; where its plan is damaged, all its files that can be read.
+
+    Args:
+        reread: numbers of shards whose own files are asked, though receipts may vouch for them.
+    """
     try:
         shards = read_plan(store, made)
     except RaypipeError as error:
@@ -72,17 +77,17 @@ def check_set(store: Store, made: ShardedSet) -> Completeness:
         rejects = (store.root / "rejects").glob(f"part-{made.run}-*.parquet")
         failed = sum(count_rows(path) for path in rejects if own.fullmatch(path.name))
         return Completeness(store.num_sequences, rows, failed, 0, (), (str(error),))
-    missing = unfinished(store, made, shards)
-    absent = {shard.number for shard in missing}
-    finished = [shard for shard in shards if shard.number not in absent]
-    rows = sum(count_rows(part_path(store, made, shard)) for shard in finished)
-    failed = sum(count_failed(store, made, shard) for shard in finished)
+    found = finished(store, made, shards, reread)
+    missing = [shard for shard in shards if shard.number not in found]
+    absent = tuple(shard.number for shard in missing)
+    rows = sum(state.rows for state in found.values())
+    failed = sum(state.failed for state in found.values())
     messages = []
     if missing:
         messages.append(f"{len(missing)} of {len(shards)} shards unfinished: {shard_names(missing)}")
     if rows + failed != store.num_sequences:
         messages.append(f"{rows} {participle(made)} and {failed} failed of {store.num_sequences} sequences")
-    return Completeness(store.num_sequences, rows, failed, len(shards), tuple(sorted(absent)), tuple(messages))
+    return Completeness(store.num_sequences, rows, failed, len(shards), absent, tuple(messages))
 
 
 def shard_names(shards: Sequence[Shard] | Sequence[Task], most: int = 5) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+import socket
 from pathlib import Path
 
 
@@ -23,8 +25,18 @@ class UsageError(RaypipeError):
     """The arguments do not fit together."""
 
 
+def gone(root: str | os.PathLike[str]) -> str:
+    """What to say where an atlas stood when the run began."""
+    return (
+        f"{os.fspath(root)}: the atlas is gone from there, as {socket.gethostname()} sees it (removed, or its disk "
+        f"unmounted); bring it back and run the same command again: it goes on where it stopped"
+    )
+
+
 def disk_error(root: Path, error: OSError) -> RaypipeError:
     """An error of the file system below `root`, in words that say what to do."""
+    if error.errno in (errno.ENOENT, errno.ESTALE, errno.ENOTCONN, errno.EIO) and not (root / "store.json").is_file():
+        return RaypipeError(gone(root))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(root).free / 2**20
         return RaypipeError(

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Generator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
 from index.errors import StoreError
+from index.receipts import ShardReceipt, Stamp, append_receipts
 from index.sets import ShardedSet
 from index.store import Store
 from raypipe import plan, ray_runtime, resources
 from raypipe.actors import Job, Receipt, ShardActor
 from raypipe.checkpoints import Checkpoint, find_checkpoint, find_heads
 from raypipe.completeness import Completeness, check_set, check_sources, shard_names
+from raypipe.cost import refuse_small_disk
 from raypipe.errors import IncompleteError, RaypipeError, UsageError, disk_error
 from raypipe.interrupts import interruptible
 from raypipe.outputs import Ask
-from raypipe.plan import Task
+from raypipe.plan import Shard, Task
 from raypipe.predictions import describe_heads, describe_mlm
 from raypipe.sets import begin, has_begun, put, settle
 from raypipe.settings import EmbedSettings, MlmSettings, PredictSettings, RunSettings
-from raypipe.shard_files import remove_strays, unfinished
+from raypipe.shard_files import finished, remove_strays, vouch
 from raypipe.vectors import describe_vectors
 
 
@@ -129,11 +132,13 @@ class _Work:
         tasks: all of the plan.
         todo: tasks of which something is missing. Longest sequences first: if they do not fit the memory it shows at
             once, and they are no stragglers at the end.
+        lacking: for every set of the run, its shards that are to be made.
     """
 
     sets: Sequence[ShardedSet]
     tasks: Sequence[Task]
     todo: Sequence[Task]
+    lacking: Sequence[Sequence[Shard]]
 
 
 @dataclass(frozen=True)
@@ -176,18 +181,20 @@ class _Run:
         workers = resources.workers(self.settings, ray, self.checkpoint, gpus)
         sets = begin(self.store, sets, self.checkpoint.config, workers, cuda=cuda)
         work = self._plan(sets)
-        workers = max(1, min(workers, len(work.todo)))
+        refuse_small_disk(self.store, sets, work.lacking, self.checkpoint.config.context)
+        pool = resources.pool(self.settings, ray, workers, gpus, len(work.todo))
         job = Job(
             root=str(self.store.root),
             sets=tuple(sets),
             compute_dtype=sets[0].settings["dtype"],
             device="cuda" if cuda else "cpu",
-            threads=max(1, resources.cpus(ray) // workers),
+            threads=max(1, resources.cpus(ray) // pool.workers),
             ask=self.ask,
+            stall_seconds=0.0 if ray is None else 60 * self.settings.stall_minutes,
         )
-        self.progress.planned(work.sets, work.tasks, work.todo, workers)
+        self.progress.planned(work.sets, work.tasks, work.todo, pool.workers)
         begun = time.perf_counter()
-        receipts = self._receipts(job, work.todo, ray, workers, gpus)
+        receipts = self._receipts(job, work, ray, pool)
         return self._conclude(sets, work, receipts, time.perf_counter() - begun)
 
     def _plan(self, sets: Sequence[ShardedSet]) -> _Work:
@@ -196,33 +203,60 @@ class _Run:
             put(self.store, made)
         plans = plan.make_plans(self.store, sets, self.checkpoint.config.context)
         missing: set[tuple[int, int]] = set()
-        lacking = []
+        lacking: list[list[Shard]] = []
         for made, shards in zip(sets, plans, strict=True):
             remove_strays(self.store, made, shards)
-            lacks = unfinished(self.store, made, shards)
+            found = finished(self.store, made, shards)
+            vouch(self.store, made, shards, found)
+            lacks = [shard for shard in shards if shard.number not in found]
             missing |= {(shard.seq_lo, shard.seq_hi) for shard in lacks}
-            lacking += [made] if lacks else []
+            lacking.append(lacks)
         tasks = plan.merge(plans)
         todo = [task for task in tasks if (task.seq_lo, task.seq_hi) in missing]
-        return _Work(lacking, tasks, sorted(todo, key=lambda task: -task.tokens / task.num_sequences))
+        todo = sorted(todo, key=lambda task: -task.tokens / task.num_sequences)
+        return _Work([made for made, lacks in zip(sets, lacking, strict=True) if lacks], tasks, todo, lacking)
 
-    def _receipts(self, job: Job, todo: Sequence[Task], ray: Any, workers: int, gpus: float) -> list[Receipt]:
+    def _receipts(self, job: Job, work: _Work, ray: Any, pool: ray_runtime.Pool) -> list[Receipt]:
         """Run the tasks, here or on Ray; stop at an error that every one of them would meet."""
         receipts: list[Receipt] = []
+        tasks = {task.number: task for task in work.todo}
         # Closed here, not when the garbage is collected: Ray Data would start another Ray to clean up.
-        with closing(_stream(job, todo, ray, workers, gpus)) as stream:
+        with closing(_stream(job, work.todo, ray, pool)) as stream:
             for receipt in stream:
+                # What ended the run (a full disk) may keep this from being written too.
+                with suppress(OSError) if receipt.fatal else nullcontext():
+                    self._note(job.sets, tasks[receipt.shard], receipt)
                 if receipt.fatal:
                     raise RaypipeError(f"stopped on {receipt.host}: {receipt.error}")
                 receipts.append(receipt)
                 self.progress.finished(receipt)
         return receipts
 
+    def _note(self, sets: Sequence[ShardedSet], task: Task, receipt: Receipt) -> None:
+        """Write what a worker says beside the sets' files: who comes later need not open them."""
+        written = {one["set"]: one for one in json.loads(receipt.made)}
+        about = {name: getattr(receipt, name) for name in ("tokens", "seconds", "host", "pid", "error")}
+        for place, made in enumerate(sets):
+            shard = task.shard(place)
+            # A set may have had the shard before: then nothing was made, and nothing failed.
+            if shard is None or (place not in written and not receipt.error):
+                continue
+            one = written.get(place, {"rows": 0, "failed": 0, "files": {}})
+            files = {folder: Stamp(**stamp) for folder, stamp in one["files"].items()}
+            span = (shard.number, shard.seq_lo, shard.seq_hi, made.fingerprint)
+            entry = ShardReceipt(*span, one["rows"], one["failed"], files, finished_at=time.time(), **about)
+            append_receipts(self.store.root, made, [entry])
+
     def _conclude(
         self, sets: Sequence[ShardedSet], work: _Work, receipts: Sequence[Receipt], seconds: float
     ) -> RunReport:
         """Count what stands on disk; the one place that calls a run complete."""
-        states = [check_set(self.store, made) for made in sets]
+        # What this run wrote is read back; for older shards their receipts suffice.
+        ran = {receipt.shard for receipt in receipts}
+        tasks = [task for task in work.todo if task.number in ran]
+        states = [
+            check_set(self.store, made, {task.shards[place] for task in tasks}) for place, made in enumerate(sets)
+        ]
         messages = check_sources(self.store)
         for made, state in zip(sets, states, strict=True):
             which = f"{made.main}/{made.name}: " if len(sets) > 1 else ""
@@ -254,13 +288,12 @@ def _why_incomplete(todo: Sequence[Task], receipts: Sequence[Receipt]) -> str:
     return f" ({'; '.join(reasons)})" if reasons else ""
 
 
-def _stream(job: Job, todo: Sequence[Task], ray: Any, workers: int, gpus: float) -> Generator[Receipt]:
+def _stream(job: Job, todo: Sequence[Task], ray: Any, pool: ray_runtime.Pool) -> Generator[Receipt]:
     if ray is None:
         actor = ShardActor(job)
         for task in todo:
             yield actor.run(task)
         return
-    cpus = 0.5 if gpus else 1
-    with closing(ray_runtime.run_shards(ray, ShardActor, job, todo, workers=workers, cpus=cpus, gpus=gpus)) as rows:
+    with closing(ray_runtime.run_shards(ray, ShardActor, job, todo, pool)) as rows:
         for row in rows:
             yield Receipt(**{f.name: row[f.name] for f in fields(Receipt)})

@@ -94,7 +94,7 @@ def make_plans(store: Store, sets: Sequence[ShardedSet], context: int) -> list[l
         pairs = stored_pairs(lengths, context, [sets[place] for place in alike])
         size = min(sets[place].shard_tokens for place in alike)
         for place in alike:
-            plans[place] = plans[place] + _cut(tokens, pairs, first, len(plans[place]), size)
+            plans[place] = plans[place] + cut_shards(tokens, pairs, first, len(plans[place]), size)
             _write_plan(store, sets[place], plans[place])
     return plans
 
@@ -105,10 +105,11 @@ def read_plan(store: Store, made: ShardedSet) -> list[Shard]:
     if not path.is_file():
         return []
     try:
-        rows = pq.read_table(path).to_pylist()
+        table = pq.read_table(path, columns=PLAN.names)
     except (OSError, pa.ArrowException) as error:
         raise RaypipeError(f"{path}: damaged ({error}); remove it: finished shards that still fit are kept") from error
-    return [Shard(row["shard"], row["seq_lo"], row["seq_hi"], row["tokens"]) for row in rows]
+    # By columns: rows as dictionaries take half a second for ten thousand shards.
+    return [Shard(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True)]
 
 
 def most_pairs(store: Store, planned: ShardedSet, sets: Sequence[ShardedSet], context: int) -> int:
@@ -153,7 +154,7 @@ def _plan_path(store: Store, made: ShardedSet) -> Path:
     return store.root / made.main / made.name / PLAN_FILE
 
 
-def _cut(tokens: np.ndarray, pairs: np.ndarray, first: int, number: int, shard_tokens: int) -> list[Shard]:
+def cut_shards(tokens: np.ndarray, pairs: np.ndarray, first: int, number: int, shard_tokens: int) -> list[Shard]:
     """Consecutive sequences up to `shard_tokens` tokens and MAX_SHARD_PAIRS pairs; one beyond is a shard of its own.
 
     Args:

@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,8 +22,9 @@ from raypipe.errors import IncompleteError, RaypipeError
 from raypipe.plan import Task
 
 HOOK = "raypipe.bootstrap.pin"
-# A shard that kills its actor is tried again so often, then left out and reported; Ray's own default is for ever.
-TASK_RETRIES = 2
+# A shard that kills its actor is tried again so often. This is for what the actors' journals (raypipe.attempts) do not
+# see, deaths of the process before it has the shard; the journals end it sooner. Ray's own default is for ever.
+TASK_RETRIES = 100
 # So many shards may be left out before the run stops: more are not bad sequences, but a machine that cannot work.
 LOST_SHARDS = 4
 LOST_SHARE = 0.02
@@ -37,6 +38,22 @@ WORKER_START_SECONDS = 120.0
 STALL_SECONDS = 2 * 3600
 # Receipts are all that travels: the default (a third of the memory) would be taken from the models.
 OBJECT_STORE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The workers of a run.
+
+    Attributes:
+        workers: to begin with, and never fewer.
+        most: that there may be as nodes are added to the cluster.
+        cpus, gpus: that each of them reserves.
+    """
+
+    workers: int
+    most: int
+    cpus: float
+    gpus: float
 
 
 @contextmanager
@@ -83,7 +100,7 @@ def _connect(ray: Any, address: str) -> None:
         }
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        _knock(address)
+        knock(address)
         with warnings.catch_warnings(), nullcontext() if local else _unheard():
             warnings.simplefilter("ignore")
             ray.init(
@@ -112,7 +129,7 @@ def _debugging() -> bool:
     return os.environ.get("RAYPIPE_DEBUG") == "1"
 
 
-def _knock(address: str) -> None:
+def knock(address: str) -> None:
     """Fail at once where nothing listens: Ray itself tries for minutes.
 
     Raises:
@@ -138,6 +155,11 @@ def _ensure_token() -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
+def may_grow(ray: Any, address: str | None) -> bool:
+    """Whether nodes may be added while a run goes on: to a cluster that exists already, not to a Ray of our own."""
+    return (address or os.environ.get("RAY_ADDRESS") or "local") != "local" or len(ray.nodes()) > 1
+
+
 def cluster_gpus(ray: Any) -> int:
     """GPUs of the whole cluster."""
     return int(ray.cluster_resources().get("GPU", 0))
@@ -148,12 +170,13 @@ def cluster_cpus(ray: Any) -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
-def run_shards(
-    ray: Any, actor: type, job: Any, tasks: Sequence[Task], *, workers: int, cpus: float, gpus: float
-) -> Generator[dict[str, Any]]:
+def run_shards(ray: Any, actor: type, job: Any, tasks: Sequence[Task], pool: Pool) -> Generator[dict[str, Any]]:
     """Receipts of `tasks`, as they are finished, in any order.
 
-    One whose actor dies again and again gives no receipt: the caller finds it missing on disk.
+    Args:
+        actor: the class of the workers; `job` is what they are told.
+
+    A task whose actor dies before it begins, again and again, gives no receipt: the caller finds it missing on disk.
 
     Raises:
         IncompleteError: too many shards were lost, or the cluster was.
@@ -173,9 +196,12 @@ def run_shards(
                 fn_constructor_args=(job,),
                 batch_size=1,
                 # One task at a time: those that wait at an actor that dies would use up their retries with it.
-                compute=rd.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
-                num_cpus=cpus,
-                num_gpus=gpus,
+                # Never fewer than there were: a worker that waits for its next task is not to load its model again.
+                compute=rd.ActorPoolStrategy(
+                    min_size=pool.workers, max_size=pool.most, max_tasks_in_flight_per_actor=1
+                ),
+                num_cpus=pool.cpus,
+                num_gpus=pool.gpus,
                 max_restarts=RESTARTS_PER_ACTOR,
                 max_task_retries=TASK_RETRIES,
             )
@@ -184,12 +210,19 @@ def run_shards(
             context.print_on_execution_start = False
             context.execution_no_progress_timeout_s = STALL_SECONDS
             context.max_errored_blocks = may_lose
+            # All are at work: by default the pool grows when more tasks wait at its workers than these do at a time.
+            context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+            lost = 0
             with data_log_in_file_only():
-                yield from receipts.iter_rows()
+                for receipt in receipts.iter_rows():
+                    yield receipt
+                    lost += receipt["lost"]
+                    if lost > may_lose:
+                        raise _too_many(may_lose)
     except RayError as error:
-        reason = f"Ray gave up: {root_cause(error)}"
         if isinstance(error, (RayActorError, OutOfMemoryError)) and not getattr(error, "actor_init_failed", False):
-            reason = f"workers died at more than {may_lose} shards; {DEATH_HINT}"
+            raise _too_many(may_lose) from error
+        reason = f"Ray gave up: {root_cause(error)}"
         raise IncompleteError(f"stopped: {reason}; run the same command again to go on") from error
     except ExecutionTimeoutError as error:
         raise IncompleteError(
@@ -265,6 +298,12 @@ def data_log_in_file_only() -> Iterator[None]:
     finally:
         for handler, level in zip(consoles, levels, strict=True):
             handler.setLevel(level)
+
+
+def _too_many(may_lose: int) -> IncompleteError:
+    return IncompleteError(
+        f"stopped: workers died at more than {may_lose} shards; {DEATH_HINT}; run the same command again to go on"
+    )
 
 
 def root_cause(error: BaseException) -> str:

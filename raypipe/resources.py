@@ -59,3 +59,15 @@ def workers(settings: RunSettings, ray: Any, checkpoint: Checkpoint, gpus: float
     return max(
         1, min(most, int(memory / (WORKER_BYTES_PER_WEIGHT * encoder_weights(checkpoint.config) + WORKER_BASE_BYTES)))
     )
+
+
+def pool(settings: RunSettings, ray: Any, workers: int, gpus: float, tasks: int) -> ray_runtime.Pool:
+    """The workers of a run of so many tasks.
+
+    Where the user did not say how many, and all of a cluster is in use, those of nodes that are added later are too;
+    not where it is memory that limits them, which Ray does not count.
+    """
+    in_use = gpus > 0 or (ray is not None and workers == ray_runtime.cluster_cpus(ray))
+    grows = settings.workers is None and ray is not None and in_use and ray_runtime.may_grow(ray, settings.address)
+    begin = max(1, min(workers, tasks))
+    return ray_runtime.Pool(begin, max(begin, tasks) if grows else begin, 0.5 if gpus else 1, gpus)

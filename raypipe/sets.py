@@ -13,6 +13,7 @@ from typing import TypeVar
 from index import files
 from index.errors import StoreError
 from index.predictions import check_name
+from index.receipts import list_files
 from index.sets import Embedding, Prediction, ShardedSet
 from index.store import Store
 from model.config import AidoRnaConfig
@@ -36,7 +37,7 @@ LARGEST_SHARE = 4
 
 def has_begun(store: Store, made: ShardedSet) -> bool:
     """Whether the set of this name has a finished shard, so that its settings are fixed."""
-    return made.name in _known(store, made) and bool(store.set_parts(made))
+    return made.name in _known(store, made) and _has_parts(store, made)
 
 
 def settle(store: Store, asked: Sequence[AnySet], *, cuda: bool) -> list[AnySet]:
@@ -83,7 +84,7 @@ def begin(store: Store, sets: Sequence[AnySet], config: AidoRnaConfig, workers: 
         return list(sets)
     for made in newer:
         folder = store.root / made.main / made.name
-        if store.set_parts(made):
+        if _has_parts(store, made):
             raise StoreError(
                 f"{folder}: holds {WORDS[made.main]} that store.json does not know; restore store.json from a copy, or "
                 f"remove the folder"
@@ -138,6 +139,11 @@ def _settle(store: Store, asked: AnySet, known: ShardedSet | None, default_dtype
     _refuse_difference(store, known, asked)
     # The same weights may have moved; everything else stays as it was begun.
     return replace(asked, settings=known.settings)
+
+
+def _has_parts(store: Store, made: ShardedSet) -> bool:
+    # Not by `store.set_parts`: ten thousand paths, sorted, to know whether there is one.
+    return any(re.fullmatch(r"part-.*\.parquet", name) for name in list_files(store.root / made.main / made.name))
 
 
 def _known(store: Store, made: ShardedSet) -> Mapping[str, ShardedSet]:

@@ -73,6 +73,11 @@ class RunSettings(BaseModel):
         default=None,
         description="Ray cluster to join. By default $RAY_ADDRESS, else Ray starts here and ends with the run.",
     )
+    stall_minutes: Annotated[float, RUN] = Field(
+        default=30,
+        ge=0,
+        description="Minutes without a forward pass or a file after which a worker is replaced; 0 for never.",
+    )
     executor: Annotated[Literal["ray", "inline"], RUN] = Field(
         default="ray", description="inline: the same actor in this process, without Ray, for debugging."
     )
@@ -131,6 +136,28 @@ class MlmSettings(RunSettings):
     )
     name: str | None = Field(default=None, description="Name of the set of predictions. By default what it is.")
     store_dtype: VectorDtype = Field(default="float16", description="Type of the stored logits.")
+
+
+@Parameter(name="*")
+class PlanSettings(BaseModel):
+    """What a run would be asked for, and on what it would run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(
+        default="nano", description="Checkpoint: a name of the registry (its files are not needed), a folder, a hub id."
+    )
+    device: Literal["cpu", "a100", "h100", "h200"] = Field(default="cpu", description="What it would run on.")
+    gpus: int = Field(default=1, ge=1, description="GPUs, of a GPU device.")
+    cpus: int | None = Field(default=None, ge=1, description="Cores, of device cpu. By default this machine's.")
+    utilisation: float | None = Field(
+        default=None, gt=0, le=1, description="Share of the device's peak that is reached. By default 0.4 on GPUs."
+    )
+    measure: bool = Field(default=False, description="Run some batches of the model on one core here (device cpu).")
+    on_long: OnLong = Field(default="window", description="As of raypipe embed.")
+    per_token: bool = Field(default=False, description="Also store one vector per nucleotide.")
+    store_dtype: VectorDtype = Field(default="float16", description="Type of the stored vectors.")
+    heads: Names = Field(default=[], description="Heads that predict in the same pass; as of raypipe embed.")
 
 
 @Parameter(name="*")

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index import files
+from index import files, receipts
+from index.receipts import Listing, ShardReceipt, Stamp
 from index.schema import REJECTS, read_footer, with_footer
 from index.sets import Embedding, ShardedSet
 from index.store import Store
 from raypipe.plan import Shard
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished shard.
+
+    Attributes:
+        rows, failed: sequences that its files hold, and that stand in rejects/.
+        receipt: the one that vouches for its files; None where their footers were read.
+    """
+
+    rows: int
+    failed: int
+    receipt: ShardReceipt | None
 
 
 def part_path(store: Store, made: ShardedSet, shard: Shard, folder: str | None = None) -> Path:
@@ -24,7 +42,11 @@ def part_path(store: Store, made: ShardedSet, shard: Shard, folder: str | None =
 
 def rejects_path(store: Store, made: ShardedSet, shard: Shard) -> Path:
     """Where the sequences of `shard` stand that the model refused; none, no file."""
-    return store.root / "rejects" / f"part-{made.run}-{made.name}-{shard.number:06d}.parquet"
+    return store.root / receipts.REJECTS / _rejects_name(made, shard)
+
+
+def _rejects_name(made: ShardedSet, shard: Shard) -> str:
+    return f"part-{made.run}-{made.name}-{shard.number:06d}.parquet"
 
 
 def footer(made: ShardedSet, shard: Shard, rows: int, failed: int) -> dict[str, object]:
@@ -41,8 +63,8 @@ def footer(made: ShardedSet, shard: Shard, rows: int, failed: int) -> dict[str, 
 
 def write_part(
     store: Store, made: ShardedSet, shard: Shard, folder: str, table: pa.Table, failed: int, **options: Any
-) -> int:
-    """Commit the file of `shard` in one folder; its size in bytes.
+) -> Stamp:
+    """Commit the file of `shard` in one folder; what a receipt says of it.
 
     Args:
         table: a row for every sequence but the `failed` ones.
@@ -51,29 +73,95 @@ def write_part(
     path = part_path(store, made, shard, folder)
     schema = with_footer(table.schema, footer(made, shard, table.num_rows, failed))
     files.write_parquet(path, table.replace_schema_metadata(schema.metadata), store.root, **options)
-    return path.stat().st_size
+    return stamp(path)
 
 
-def write_rejects(store: Store, made: ShardedSet, shard: Shard, reasons: Mapping[int, str]) -> None:
-    """Say why sequences failed, by seq_id.
+def stamp(path: Path) -> Stamp:
+    """What a receipt says of a file that was just written, and lies in the memory of the system yet."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        status = os.fstat(file.fileno())
+    return Stamp(path.name, status.st_size, status.st_mtime_ns, digest)
+
+
+def write_rejects(store: Store, made: ShardedSet, shard: Shard, reasons: Mapping[int, str]) -> Stamp | None:
+    """Say why sequences failed, by seq_id; what a receipt says of the file, None where there is nothing to say.
 
     To be written before the shard's own file, so that a finished shard's failures are never missing.
     """
     path = rejects_path(store, made, shard)
     if not reasons:
         path.unlink(missing_ok=True)
-        return
+        return None
     source = f"{made.main}/{made.name}"
     rows = [
         {"source": source, "line": None, "id": None, "seq_id": seq_id, "reason": reason}
         for seq_id, reason in sorted(reasons.items())
     ]
     files.write_parquet(path, pa.Table.from_pylist(rows, schema=REJECTS), store.root)
+    return stamp(path)
+
+
+def finished(
+    store: Store, made: ShardedSet, shards: Sequence[Shard], reread: Collection[int] = (), *, look: bool = True
+) -> dict[int, Finished]:
+    """Those of `shards` that are finished, by number.
+
+    Files that a receipt vouches for are not opened; the others are judged by their footers.
+
+    Args:
+        reread: numbers of shards whose footers are read in any case.
+        look: False to open no file at all: one that nobody vouches for is taken for finished and without rejects.
+    """
+    known = receipts.newest_receipts(store.root, made)
+    listed = _list_set(store, made)
+    found = {}
+    for shard in shards:
+        receipt = known.get(shard.number)
+        if receipt and shard.number not in reread and _vouches(receipt, made, shard, listed):
+            found[shard.number] = Finished(receipt.rows, receipt.failed, receipt)
+        elif not all(shard.file_name in listed[folder] for folder in made.folders):
+            continue
+        elif not look or is_finished(store, made, shard):
+            failed = count_failed(store, made, shard) if look else 0
+            found[shard.number] = Finished(shard.num_sequences - failed, failed, None)
+    return found
 
 
 def unfinished(store: Store, made: ShardedSet, shards: Sequence[Shard]) -> list[Shard]:
     """Shards without whole files of this set's fingerprint, or without the rejects that the files speak of."""
-    return [shard for shard in shards if not is_finished(store, made, shard)]
+    found = finished(store, made, shards)
+    return [shard for shard in shards if shard.number not in found]
+
+
+def vouch(store: Store, made: ShardedSet, shards: Sequence[Shard], found: Mapping[int, Finished]) -> None:
+    """Write receipts for finished shards that have none, so that nobody has to open their files again.
+
+    A file keeps the checksum of its last receipt if it is as long: it was copied, most likely, and if it was changed
+    `raypipe verify` is to see it. The caller holds `store.lock()`.
+
+    Args:
+        found: what `finished` gave.
+    """
+    judged = [shard for shard in shards if shard.number in found and found[shard.number].receipt is None]
+    if not judged:
+        return
+    known = receipts.newest_receipts(store.root, made)
+    listed = _list_set(store, made)
+    fresh = []
+    for shard in judged:
+        state, before = found[shard.number], known.get(shard.number)
+        names = dict.fromkeys(made.folders, shard.file_name)
+        if state.failed:
+            names[receipts.REJECTS] = _rejects_name(made, shard)
+        stamps = {folder: Stamp(name, *listed[folder][name]) for folder, name in names.items()}
+        for folder, now in stamps.items():
+            older = before.files.get(folder) if before else None
+            if older and older.bytes == now.bytes:
+                stamps[folder] = replace(now, sha256=older.sha256)
+        span = (shard.number, shard.seq_lo, shard.seq_hi)
+        fresh.append(ShardReceipt(*span, made.fingerprint, state.rows, state.failed, stamps))
+    receipts.append_receipts(store.root, made, fresh)
 
 
 def is_finished(store: Store, made: ShardedSet, shard: Shard) -> bool:
@@ -101,17 +189,47 @@ def remove_strays(store: Store, made: ShardedSet, shards: Sequence[Shard]) -> No
 
     The caller holds `store.lock()`.
     """
+    for path in find_strays(store, made, shards):
+        path.unlink()
+
+
+def find_strays(store: Store, made: ShardedSet, shards: Sequence[Shard]) -> list[Path]:
+    """Files of the set that are of none of `shards`, which are all of its plan."""
     planned = {shard.file_name for shard in shards}
-    # An earlier try may have stored vectors of nucleotides too.
-    for folder in {*made.folders, *(["tokens"] if isinstance(made, Embedding) else [])}:
-        for path in store.set_parts(made, folder):
-            if folder not in made.folders or path.name not in planned:
-                path.unlink()
-    failed = {rejects_path(store, made, shard) for shard in shards}
-    own = re.compile(rf"part-{made.run}-{re.escape(made.name)}-\d+\.parquet")
-    for path in (store.root / "rejects").glob(f"part-{made.run}-*.parquet"):
-        if own.fullmatch(path.name) and path not in failed:
-            path.unlink()
+    strays = []
+    folders: set[str] = set(made.folders)
+    if isinstance(made, Embedding):
+        folders.add("tokens")  # an earlier try may have stored vectors of nucleotides too
+    for folder in sorted(folders):
+        for name in receipts.list_files(store.root / folder / made.name):
+            if re.fullmatch(r"part-.*\.parquet", name) and (folder not in made.folders or name not in planned):
+                strays.append(store.root / folder / made.name / name)
+    numbers = {shard.number for shard in shards}
+    own = re.compile(rf"part-{made.run}-{re.escape(made.name)}-(\d+)\.parquet")
+    for name in receipts.list_files(store.root / receipts.REJECTS):
+        match = own.fullmatch(name)
+        if match and int(match[1]) not in numbers:
+            strays.append(store.root / receipts.REJECTS / name)
+    return strays
+
+
+def _list_set(store: Store, made: ShardedSet) -> dict[str, Listing]:
+    """The files in every folder of a set, and in rejects/."""
+    listed = {folder: receipts.list_files(store.root / folder / made.name) for folder in made.folders}
+    return {**listed, receipts.REJECTS: receipts.list_files(store.root / receipts.REJECTS)}
+
+
+def _vouches(receipt: ShardReceipt, made: ShardedSet, shard: Shard, listed: Mapping[str, Listing]) -> bool:
+    """Whether a receipt is of this shard, and of the very files that stand."""
+    if (receipt.seq_lo, receipt.seq_hi) != (shard.seq_lo, shard.seq_hi):
+        return False
+    if receipt.rows + receipt.failed != shard.num_sequences:
+        return False
+    if bool(receipt.failed) != (_rejects_name(made, shard) in listed[receipts.REJECTS]):
+        return False
+    folders = {*made.folders, *([receipts.REJECTS] if receipt.failed else [])}
+    same = (folder in listed and receipts.is_unchanged(file, listed[folder]) for folder, file in receipt.files.items())
+    return receipt.files.keys() == folders and all(same)
 
 
 def _read_footer(path: Path) -> dict[str, object]:

@@ -18,6 +18,11 @@ def participle(made: ShardedSet) -> str:
     return "scored" if made.task in _LANGUAGE_MODEL else "predicted"
 
 
+def command(made: ShardedSet) -> str:
+    """The verb of the command line that makes `made`: "embed", "predict" or "mlm"."""
+    return "mlm" if participle(made) == "scored" else made.run
+
+
 def doing(sets: Sequence[ShardedSet]) -> str:
     """Such as "embedding", "predicting structure, rna_type of" or "embedding and predicting structure of"."""
     return _phrase(sets, {word: _DOING[word] for word in _DOING})
@@ -41,3 +46,21 @@ def _phrase(sets: Sequence[ShardedSet], verbs: dict[str, str]) -> str:
             # A set of vectors is called by its model, which says nothing here.
             parts.append(verb if word == "embedded" else f"{verb} {', '.join(names)} of")
     return " and ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Such as "40 s", "12 min", "3.4 h" or "2.1 days"."""
+    for limit, unit, name in ((100, 1, "s"), (6000, 60, "min")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}"
+    hours = seconds / 3600
+    return f"{hours:,.1f} h" if hours < 72 else f"{hours / 24:,.1f} days"
+
+
+def size(number: float) -> str:
+    """Bytes, such as "812 B", "4.2 MiB" or "1.3 TiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(number) < 1024 or unit == "TiB":
+            break
+        number /= 1024
+    return f"{number:,.0f} B" if unit == "B" else f"{number:,.1f} {unit}"

@@ -18,7 +18,8 @@ CPU_HEAD_FLOPS = 2.5e10  # in the structure head's convolutions
 GPU_FLOPS = 3e14  # bfloat16 products of one data-centre GPU
 GPU_HEAD_FLOPS = 2e13  # float32, in which heads compute
 SHARDS_PER_WORKER = 4
-MIN_SHARD_TOKENS = 16_384
+# A large model on one core takes a minute or two for so many.
+MIN_SHARD_TOKENS = 4_096
 MAX_SHARD_TOKENS = 8 << 20
 MAX_KEPT_SHARD_TOKENS = 1 << 18  # where something is kept of every token, in memory until the shard is written
 # Entries of i, j and score that a shard may have to hold before it is written, at some 40 bytes each. Tokens do not
@@ -38,7 +39,9 @@ def sequence_lengths(store: Store, seq_lo: int) -> np.ndarray:
     if not parts:
         return np.zeros(0, np.int64)
     table = ds.dataset(parts).to_table(columns=["seq_id", "length"], filter=ds.field("seq_id") >= seq_lo)
-    return table.sort_by("seq_id")["length"].to_numpy().astype(np.int64)
+    ids, lengths = (table[name].to_numpy() for name in ("seq_id", "length"))
+    # They are in order already, unless someone renamed files: sorting forty million takes seconds.
+    return (lengths if np.all(ids[1:] > ids[:-1]) else lengths[np.argsort(ids)]).astype(np.int64)
 
 
 def sequence_tokens(lengths: np.ndarray, context: int, made: ShardedSet) -> np.ndarray:
@@ -95,8 +98,8 @@ def largest_shard_tokens(config: AidoRnaConfig, sets: Sequence[ShardedSet], leng
     read = cut(lengths, size=config.context, long=long).length
     pairs = float((read.astype(np.float64) ** 2).sum() / max(1, read.sum()))
     seconds = 2 * encoder_weights(config) / (GPU_FLOPS if cuda else CPU_FLOPS)
-    seconds += pairs * _flops_per_pair(config, sets) / (GPU_HEAD_FLOPS if cuda else CPU_HEAD_FLOPS)
-    most = MAX_KEPT_SHARD_TOKENS if any(_keeps_tokens(made) for made in sets) else MAX_SHARD_TOKENS
+    seconds += pairs * flops_per_pair(config, sets) / (GPU_HEAD_FLOPS if cuda else CPU_HEAD_FLOPS)
+    most = MAX_KEPT_SHARD_TOKENS if any(keeps_tokens(made) for made in sets) else MAX_SHARD_TOKENS
     return min(max(int(SHARD_SECONDS / seconds), MIN_SHARD_TOKENS), most)
 
 
@@ -109,7 +112,7 @@ def default_shard_tokens(
     return min(by_share, largest_shard_tokens(config, sets, lengths, cuda=cuda))
 
 
-def _flops_per_pair(config: AidoRnaConfig, sets: Sequence[ShardedSet]) -> int:
+def flops_per_pair(config: AidoRnaConfig, sets: Sequence[ShardedSet]) -> int:
     """Of all heads that look at every pair of nucleotides; 2 D C for a contact head of C outputs."""
     contacts = [made for made in sets if isinstance(made, Prediction) and made.task == "contact"]
     structures = [made for made in sets if isinstance(made, Prediction) and made.task == "structure"]
@@ -117,7 +120,7 @@ def _flops_per_pair(config: AidoRnaConfig, sets: Sequence[ShardedSet]) -> int:
     return 2 * config.hidden_size * outputs + STRUCTURE_FLOPS_PER_PAIR * len(structures)
 
 
-def _keeps_tokens(made: ShardedSet) -> bool:
+def keeps_tokens(made: ShardedSet) -> bool:
     """Whether something is kept of every token that goes through the model."""
     if isinstance(made, Embedding):
         return made.per_token

@@ -14,7 +14,19 @@ from cyclopts.config import Dict, Env
 from rich.console import Console
 
 from raypipe import __version__
-from raypipe.cli import asking, evaluating, finetuning, making, models, predicting, system, training
+from raypipe.cli import (
+    asking,
+    checking,
+    cluster,
+    evaluating,
+    finetuning,
+    making,
+    models,
+    planning,
+    predicting,
+    system,
+    training,
+)
 from raypipe.cli.arguments import spell_stdin
 from raypipe.errors import UsageError
 
@@ -38,14 +50,19 @@ app.command(predicting.predict)
 app.command(predicting.mlm)
 app.command(making.index)
 app.command(making.annotate)
+app.command(making.remove)
 app.command(asking.search)
 app.command(asking.sql)
 app.command(asking.info)
+app.command(planning.plan)
+app.command(checking.status)
+app.command(checking.verify)
 app.command(models.fill_mask)
 app.command(models.model_app)
 app.command(finetuning.finetune)
 app.command(training.pretrain)
 app.command(evaluating.eval_app)
+app.command(cluster.submit)
 app.command(system.doctor)
 app.command(system.demo)
 
@@ -129,4 +146,4 @@ def launch(arguments: Sequence[str]) -> None:
     """Parse and run; usage errors leave by SystemExit(2) with a message that says what was meant."""
     # Not what an earlier command line in this process was given.
     app.config = (ENVIRONMENT, predicting.pass_over)
-    app.meta(spell_stdin(arguments))
+    app.meta(spell_stdin(cluster.spell_command(arguments)))

@@ -81,7 +81,8 @@ def info(
         print(json.dumps(about, indent=2))
         return
     print(f"atlas        {about['path']}")
-    print(f"records      {about['records']:,} ({about['rejected']:,} rejected) from {len(about['sources'])} sources")
+    apart = f"{about['rejected']:,} rejected" + (f", {about['removed']:,} removed since" if about["removed"] else "")
+    print(f"records      {about['records']:,} ({apart}) from {len(about['sources'])} sources")
     print(f"sequences    {about['sequences']:,} distinct, {about['nucleotides']:,} nt, longest {about['longest']:,} nt")
     for vectors in about["embeddings"]:
         what = f"{vectors['dimension']} x {vectors['dtype']}, {vectors['pooling']} of layer {vectors['layer']}"

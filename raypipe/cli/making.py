@@ -16,7 +16,7 @@ from index.predictions import check_name
 from index.store import Store
 from raypipe.checkpoints import find_checkpoint, find_heads
 from raypipe.cleaning import clean
-from raypipe.cli.arguments import is_atlas, literal_fasta, name_stdin, named_files
+from raypipe.cli.arguments import is_atlas, literal_fasta, name_stdin, named_files, split_list
 from raypipe.cli.progress import ReadingProgress, RunProgress, say, warn_untrained
 from raypipe.completeness import check_set, check_sources
 from raypipe.errors import IncompleteError, InputError, UsageError
@@ -146,8 +146,15 @@ def index(
         ),
     ] = "auto",
     name: Annotated[str | None, Parameter(help="Set of vectors; by default the indexed or only one.")] = None,
+    anew: Annotated[
+        bool, Parameter(help="Learn and build all again, where new vectors would only be added.", negative="")
+    ] = False,
 ) -> None:
-    """Build the nearest-neighbour index of an atlas and publish it."""
+    """Build the nearest-neighbour index of an atlas and publish it.
+
+    Vectors that came since the last time are added to it, until they are a quarter of those that it was learned from;
+    then it is built anew.
+    """
     from index.build import build_index, choose_embedding
     from index.transform_files import is_file
     from index.transforms import parse_kind
@@ -170,11 +177,13 @@ def index(
             before = current_info(store)
         except StoreError:
             before = None  # damaged, and about to be replaced
-        info = build_index(store, name, kind=type, transform=transform)
+        info = build_index(store, name, kind=type, transform=transform, anew=anew)
     what = f"{info.type}, {info.rows:,} vectors of {info.embeddings}, {info.space}"
     if info.unchanged:
         say(f"index {info.version}: up to date ({what})")
         return
+    if info.added_rows:
+        what += f" ({info.added_rows:,} of them added to an index learned from {info.learned_rows:,})"
     measured = f"; measured {info.operating}" if info.operating else "; exact"
     say(f"index {info.version}: {what}{measured}")
     had, has = (one.transform.get("sha256") if one else None for one in (before, info))
@@ -206,3 +215,32 @@ def annotate(
             examples = ", ".join(report.unmatched_examples)
             line += f"; {report.unmatched_rows:,} rows match no record and are left out, e.g. {examples}"
         say(line)
+
+
+def remove(
+    atlas: AtlasPath,
+    *,
+    ids: Annotated[list[str] | None, Parameter(consume_multiple=True, help="Ids of records.")] = None,
+    ids_from: Annotated[Path | None, Parameter(help="File with an id in each line.")] = None,
+) -> None:
+    """Take records out of an atlas: they, and sequences that have no other record, are found no more.
+
+    Their source counts as ingested still, so that it does not bring them back; a later one with the same ids does.
+    """
+    from index.removals import remove_records
+
+    wanted = split_list(ids) or []
+    if ids_from is not None:
+        try:
+            wanted += [line.strip() for line in ids_from.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{ids_from}: cannot be read ({error})") from error
+    if not wanted:
+        raise UsageError("name the records to remove: --ids ID[,ID...] or --ids-from FILE")
+    store = Store.open(atlas)
+    with store.lock():
+        done = remove_records(store, wanted)
+    say(f"removed {done.records:,} records; {done.sequences:,} sequences have no other and are found no more")
+    if done.unknown:
+        more = ", ..." if len(done.unknown) > 5 else ""
+        say(f"{len(done.unknown):,} ids are not there: {', '.join(done.unknown[:5])}{more}")

@@ -79,6 +79,8 @@ class RunProgress(Progress):
         if receipt.error:
             say(f"shard {receipt.shard} failed on {receipt.host}: {receipt.error}")
             return
+        if receipt.note:
+            say(f"shard {receipt.shard}: {receipt.note}")
         self._tokens += receipt.tokens
         self._shards += 1
         rate = f"{self._tokens / (time.monotonic() - self._begin):,.0f} tokens/s"

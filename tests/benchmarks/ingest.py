@@ -77,19 +77,15 @@ def measure(inputs: Sequence[Path], atlas: Path) -> dict[str, Any]:
     """One `raypipe ingest` from the start of the process to its end."""
     begin = time.perf_counter()
     command = [*RAYPIPE, "ingest", *map(str, inputs), "-o", str(atlas)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
+    with tempfile.TemporaryFile("w+") as said, subprocess.Popen(command, stderr=said, text=True) as process:
         peak = 0
-        os.set_blocking(process.stderr.fileno(), False)
-        said = ""
         while process.poll() is None:
             peak = max(peak, resident_bytes(process.pid))
-            said += process.stderr.read() or ""
             time.sleep(0.2)
-        said += process.stderr.read() or ""
-    seconds = time.perf_counter() - begin
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}\n{said}")
+        seconds = time.perf_counter() - begin
+        if process.returncode:
+            said.seek(0)
+            raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}\n{said.read()}")
     return {
         "seconds": seconds,
         "peak_mib": peak / 2**20,

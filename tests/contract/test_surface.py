@@ -68,10 +68,15 @@ VERBS = [
     "mlm",
     "model convert",
     "model info",
+    "plan",
     "predict",
     "pretrain",
+    "remove",
     "search",
     "sql",
+    "status",
+    "submit",
+    "verify",
 ]
 
 

@@ -15,21 +15,6 @@ def embed(undisturbed: Path, *options: str) -> list[str]:
     return [*CONSOLE, "embed", str(undisturbed.with_name("in.fa")), "-o", "atlas", *SHARD_TOKENS, *options]
 
 
-def test_a_killed_actor_starts_again(tmp_path: Path, undisturbed: Path, head: Head) -> None:
-    daemons = head.run.processes("gcs_server", "raylet")
-    atlas = tmp_path / "atlas"
-    with started(embed(undisturbed, "--workers", "2", "--address", head.address), cwd=tmp_path) as run:
-        run.wait_for(lambda: bool(shard_files(atlas)))
-        victims = head.run.processes(RAY_WORKER)
-        assert len(victims) == 2
-        os.kill(min(victims), signal.SIGKILL)
-        run.wait()
-    assert run.code == 0, run.err
-    assert_same_vectors(atlas, undisturbed)
-    assert run.out == ""
-    assert head.run.processes("gcs_server", "raylet") == daemons
-
-
 def test_a_killed_driver_takes_its_actors_along(tmp_path: Path, undisturbed: Path, head: Head) -> None:
     """And the cluster's address may come from the environment."""
     daemons = head.run.processes("gcs_server", "raylet")

@@ -42,12 +42,31 @@ def resume(tmp_path: Path, undisturbed: Path) -> None:
     assert before.items() <= times(tmp_path / "atlas").items()
     assert_same_vectors(tmp_path / "atlas", undisturbed)
     assert not list((tmp_path / "atlas").glob(".tmp/*"))
+    assert not list((tmp_path / "atlas").glob(".attempts/*"))
 
 
-@pytest.mark.parametrize("stop", ["SIGTERM", "Ctrl-C"])
-def test_stopped(tmp_path: Path, undisturbed: Path, stop: str) -> None:
+def test_the_atlas_vanishes(tmp_path: Path, undisturbed: Path) -> None:
+    """As a disk that is unmounted: one line, nothing is written in its place, and it can be brought back."""
     atlas = tmp_path / "atlas"
-    with started(embed(undisturbed, "--workers", "2"), cwd=tmp_path, cpus=2) as run:
+    with started(embed(undisturbed, "--executor", "inline"), cwd=tmp_path, cpus=1) as run:
+        run.wait_for(lambda: bool(shard_files(atlas)))
+        atlas.rename(tmp_path / "elsewhere")
+        run.wait(60)
+    assert run.code == 1, run.err
+    assert f"{atlas}: the atlas is gone from there" in run.lines[-1]
+    assert run.lines[-1].endswith("bring it back and run the same command again: it goes on where it stopped")
+    assert len(run.lines) < 8
+    assert not atlas.exists()
+    (tmp_path / "elsewhere").rename(atlas)
+    resume(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("executor", ["ray", "inline"])
+@pytest.mark.parametrize("stop", ["SIGTERM", "Ctrl-C"])
+def test_stopped(tmp_path: Path, undisturbed: Path, stop: str, executor: str) -> None:
+    atlas = tmp_path / "atlas"
+    options = ["--executor", "inline"] if executor == "inline" else ["--workers", "2"]
+    with started(embed(undisturbed, *options), cwd=tmp_path, cpus=2 if executor == "ray" else 1) as run:
         run.wait_for(lambda: bool(shard_files(atlas)))
         if stop == "SIGTERM":
             os.kill(run.process.pid, signal.SIGTERM)

@@ -116,6 +116,16 @@ def test_a_full_disk_during_embed(cli: Cli, disk: Path, tiny: Path) -> None:
     assert "nothing to embed" in cli(*embed).err
 
 
+def test_a_disk_that_is_too_small_is_refused_before_the_run(cli: Cli, disk: Path, big: Path, tiny: Path) -> None:
+    atlas = disk / "atlas"
+    assert cli("ingest", big, "-o", atlas).code == DONE
+    ran = cli("embed", atlas, "--model", tiny, *INLINE, "--per-token")
+    assert ran.code == FAILED
+    # 3000 x (16 halffloats and an id), and as many halffloats for each of 3,000,000 nucleotides.
+    assert "will write 117.2 KiB in embeddings/tiny, 91.6 MiB in tokens/tiny" in ran.err
+    assert not list(atlas.glob("*/tiny/part-*"))
+
+
 def test_a_full_disk_during_index_and_annotate(cli: Cli, disk: Path, finished: Path) -> None:
     atlas = Path(shutil.copytree(finished, disk / "atlas"))
     shutil.rmtree(atlas / "index")

@@ -86,6 +86,7 @@ def test_every_head_as_the_model_says_it(cli: Cli, ingested: Make, headed: Path)
     assert [len(text) for text in brackets] == [len(text) for text in texts]
     assert brackets[texts.index("NNNN")] == "...."
     assert cli("sql", atlas, 'SELECT count(*) AS n FROM "rna_type"').out == "n\n20\n"
+    assert cli("verify", atlas, "--deep").code == DONE
 
 
 @pytest.mark.parametrize("method", ["masked", "wild-type"])
@@ -109,6 +110,7 @@ def test_the_language_model_as_the_model_says_it(cli: Cli, ingested: Make, heade
         assert [scores is None for scores in row] == [letter not in "ACGU" for letter in text]
         kept = np.array([scores for scores in row if scores is not None]).reshape(-1, 4)
         np.testing.assert_allclose(kept, effect.scores[~np.isnan(effect.scores).any(1)], atol=1e-5)
+    assert cli("verify", atlas, "--deep").code == DONE
 
 
 def test_logits_are_those_of_nucleotides(cli: Cli, ingested: Make, headed: Path) -> None:
@@ -120,6 +122,7 @@ def test_logits_are_those_of_nucleotides(cli: Cli, ingested: Make, headed: Path)
         for row, logits in zip(stored, load(headed).logits(sequences(atlas), head="masked_lm"), strict=True):
             np.testing.assert_allclose(row, logits[1:-1], rtol=2e-3 if dtype == "float16" else 1e-5, atol=1e-3)
     assert Store.open(atlas).prediction("float16").labels[6:10] == ["A", "C", "G", "U"]
+    assert cli("verify", atlas, "--deep").code == DONE
 
 
 def test_what_is_missing_is_made_and_nothing_else(cli: Cli, ingested: Make, headed: Path) -> None:
