@@ -8,7 +8,17 @@ from __future__ import annotations
 
 import sys
 
-from tests.benchmarks import head_memory, heads, options, peer_multimolecule, peer_variants, pretrain, tokenizer
+from tests.benchmarks import (
+    head_memory,
+    heads,
+    ingest,
+    options,
+    overhead,
+    peer_multimolecule,
+    peer_variants,
+    pretrain,
+    tokenizer,
+)
 
 
 def main() -> None:
@@ -17,7 +27,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     print("# Tokenizer, one core", flush=True)
     tokenizer.main()
-    for benchmark in (head_memory, heads, pretrain, peer_multimolecule, peer_variants):
+    for benchmark in (ingest, overhead, head_memory, heads, pretrain, peer_multimolecule, peer_variants):
         print(f"# {benchmark.__name__}", flush=True)
         benchmark.main(arguments)
 

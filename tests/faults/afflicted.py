@@ -2,8 +2,8 @@
 
 KILLER: letters; a sequence that holds them kills the process that computes it. HANGS: a path; who first computes
 something and finds nothing there makes it, and stands still. LOST: likewise, but its GPU is lost. MEMORY: tokens of one
-forward pass above which there is no memory. DEADLY: numbers of shards, separated by commas, or `all`, whose sequences
-cannot be read without dying.
+forward pass above which there is no memory. DEADLY: numbers of shards, separated by commas, whose sequences
+cannot be read without dying, or `all`: the model cannot be loaded without dying.
 """
 
 from __future__ import annotations
@@ -62,13 +62,15 @@ class AfflictedActor(actors.ShardActor):
     """The real actor with such a model."""
 
     def _prepare(self) -> None:
+        if DEADLY == ["all"]:
+            os.kill(os.getpid(), signal.SIGKILL)
         was_ready = self._ready
         super()._prepare()
         if not was_ready:
             self.model = Afflicted(self.model)  # type: ignore[assignment]
 
     def _make(self, task: Task, *rest: Any) -> Any:
-        if DEADLY == ["all"] or str(task.number) in DEADLY:
+        if str(task.number) in DEADLY:
             os.kill(os.getpid(), signal.SIGKILL)
         return super()._make(task, *rest)
 

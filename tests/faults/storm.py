@@ -287,9 +287,8 @@ def main() -> int:
             print(f"FAILED: {failure}", flush=True)
         if not storm.failures:
             seconds = time.monotonic() - begin
-            print(
-                f"\n{number} kills, {storm.sequences} sequences each once and to the bit as undisturbed, {seconds:.0f} s"
-            )
+            rows = f"{storm.sequences} sequences each once and to the bit as undisturbed"
+            print(f"\n{number} kills, {rows}, {seconds:.0f} s")
         return 1 if storm.failures else 0
     finally:
         shutil.rmtree(folder, ignore_errors=True)

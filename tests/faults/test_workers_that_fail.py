@@ -20,7 +20,7 @@ AFFLICTED = [sys.executable, str(Path(__file__).with_name("afflicted.py"))]
 def test_every_shard_kills_its_worker(tmp_path: Path, undisturbed: Path) -> None:
     command = [*AFFLICTED, "embed", str(undisturbed.with_name("in.fa")), "-o", "atlas", "--shard-tokens", "2000"]
     begin = time.monotonic()
-    run = done([*command, "--workers", "2"], cwd=tmp_path, cpus=2, DEADLY="all")
+    run = done([*command, "--workers", "2"], cwd=tmp_path, cpus=2, seconds=280, DEADLY="all")
     assert time.monotonic() - begin < 120
     assert run.code == 3, run.err
     assert "workers died at more than 4 shards; most likely the memory does not suffice" in run.lines[-1]
