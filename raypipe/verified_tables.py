@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from index import removals
 from index.schema import RECORDS, REJECTS, SEQUENCES
 from index.store import Store
 from raypipe.cleaning import clean, md5
@@ -48,6 +49,7 @@ def check_tables(store: Store, deep: bool) -> Iterator[str]:
             except (OSError, pa.ArrowException, ValueError, KeyError) as error:
                 readable = False
                 yield f"{path}: damaged ({' '.join(str(error).split())[:200]}); {RESTORE}"
+    yield from _check_removals(store)
     if not readable:
         return  # what lies in those files is missing, of course
     for wrong, where, what in (
@@ -59,6 +61,19 @@ def check_tables(store: Store, deep: bool) -> Iterator[str]:
             first = int(np.argmax(wrong))
             many = f"{int(wrong.sum()):,} sequences are {what}, the first is seq_id {first}"
             yield f"{store.root / where}: {many}; {RESTORE}"
+
+
+def _check_removals(store: Store) -> Iterator[str]:
+    """Tombstones: as many as the manifest says, of sequences that there are."""
+    for name, count in store.removals.items():
+        path = store.root / "removed" / name
+        try:
+            ids = pq.read_table(path, schema=removals.SCHEMA)["seq_id"].to_numpy()
+            if len(ids) != count or (len(ids) and not 0 <= ids.min() <= ids.max() < store.num_sequences):
+                raise ValueError(f"{len(ids)} records where {count} were removed, or seq_ids that there are not")
+        except (OSError, pa.ArrowException, ValueError) as error:
+            what = " ".join(str(error).split())[:200]
+            yield f"{path}: damaged ({what}); restore it from a copy: without it removed records are found again"
 
 
 def _batches(path: Path, kind: str, deep: bool) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:

@@ -13,7 +13,7 @@ import pytest
 
 import raypipe
 from index.store import Store
-from raypipe.cli import DONE, FAILED, USAGE
+from raypipe.cli import DONE, FAILED, INCOMPLETE, USAGE
 from tests.headed import make_headed
 from tests.integration.conftest import Cli
 
@@ -180,3 +180,8 @@ def test_removing_what_is_not_there(cli: Cli, atlas: Path) -> None:
         assert message in ran.err
     assert cli("remove", atlas, "--ids", "a1").code == DONE
     assert "no record with id a1" in cli("remove", atlas, "--ids", "a1").err
+    (stone,) = (atlas / "removed").iterdir()
+    stone.write_bytes(stone.read_bytes()[:-9])
+    told = cli("verify", atlas)
+    assert told.code == INCOMPLETE
+    assert f"{stone}: damaged" in told.out
