@@ -65,9 +65,7 @@ def attach(connection: duckdb.DuckDBPyConnection, file: Path, alias: str = ALIAS
         connection.execute(f"ATTACH {duck.literal(file)} AS {alias} (READ_ONLY)")
         connection.execute(f"SELECT name, meta FROM {alias}.{META_TABLE} LIMIT 0")
     except duckdb.Error as error:
-        raise StoreError(
-            f"{file}: cannot be opened ({duck.first_lines(error)}); remove it and CURRENT beside it, annotate again"
-        ) from error
+        raise _damaged(file, error) from error
 
 
 def list_tables(store: Store) -> list[AnnotationTable]:
@@ -84,12 +82,21 @@ def _described(file: Path, inode: int, changed: int) -> tuple[AnnotationTable, .
     """The tables in `file`; published files never change, so inode and time only tell apart stores made anew."""
     with duck.new_connection() as connection:
         attach(connection, file)
-        rows = connection.execute(f"SELECT name, meta FROM {ALIAS}.{META_TABLE} ORDER BY name").fetchall()
-        described = connection.execute(
-            "SELECT table_name, list(column_name ORDER BY column_index) FROM duckdb_columns() "
-            "WHERE database_name = ? AND schema_name = 'main' GROUP BY table_name",
-            [ALIAS],
-        ).fetchall()
+        try:
+            rows = connection.execute(f"SELECT name, meta FROM {ALIAS}.{META_TABLE} ORDER BY name").fetchall()
+            described = connection.execute(
+                "SELECT table_name, list(column_name ORDER BY column_index) FROM duckdb_columns() "
+                "WHERE database_name = ? AND schema_name = 'main' GROUP BY table_name",
+                [ALIAS],
+            ).fetchall()
+        except duckdb.Error as error:  # cut short behind its header
+            raise _damaged(file, error) from error
     columns = dict(described)
     metas = {name: json.loads(meta) for name, meta in rows}
     return tuple(AnnotationTable(name, columns[name], meta["key_column"], meta) for name, meta in metas.items())
+
+
+def _damaged(file: Path, error: duckdb.Error) -> StoreError:
+    return StoreError(
+        f"{file}: cannot be opened ({duck.first_lines(error)}); remove it and CURRENT beside it, annotate again"
+    )

@@ -292,9 +292,11 @@ def test_a_bad_second_file_publishes_nothing(store, write):
 def test_damaged_database(store, write):
     add(store, t=write("id\tn\nR1\t1\n"))
     file = annotations_folder(store) / live_name(store)
-    file.write_bytes(b"nonsense")
-    with pytest.raises(StoreError, match=r"000001\.duckdb: cannot be opened"):
-        list_tables(store)
+    whole = file.read_bytes()
+    for damaged in (b"nonsense", whole[: len(whole) // 2], whole[:13_000]):
+        file.write_bytes(damaged)
+        with pytest.raises(StoreError, match=r"000001\.duckdb: cannot be opened"):
+            list_tables(store)
     file.unlink()
     with pytest.raises(StoreError, match=r"000001\.duckdb: missing"):
         list_tables(store)
