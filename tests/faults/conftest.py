@@ -24,24 +24,26 @@ class Head:
     run: Run
 
 
-@pytest.fixture(scope="package", autouse=True)
-def light(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The model of all runs that name no other: of nano's name, with a tenth of its work."""
-    made = make_untrained(tmp_path_factory.mktemp("models") / "nano", width=256, says_so=False)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAYPIPE_EMBED_MODEL", str(made))
-        yield made
+@pytest.fixture(scope="session")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of nano's name, with a tenth of its work."""
+    return make_untrained(tmp_path_factory.mktemp("models") / "nano", width=256, says_so=False)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(autouse=True)
+def by_default(light: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model of all runs that name no other. For one test: others run between those of this folder."""
+    monkeypatch.setenv("RAYPIPE_EMBED_MODEL", str(light))
+
+
+@pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, light: Path) -> Path:
     """The atlas; in.fa lies beside it. Not to be changed."""
-    assert light
     folder = tmp_path_factory.mktemp("undisturbed")
     write_fasta(folder / "in.fa", 400, 100, 200)
     # One CPU, one thread, as each of two workers on two CPUs has: then the bits are the same.
     command = [*CONSOLE, "embed", "in.fa", "-o", "atlas", *SHARD_TOKENS, "--executor", "inline"]
-    run = done(command, cwd=folder, cpus=1)
+    run = done(command, cwd=folder, cpus=1, RAYPIPE_EMBED_MODEL=str(light))
     assert run.code == 0, run.err
     assert len(shard_files(folder / "atlas")) > 8
     return folder / "atlas"

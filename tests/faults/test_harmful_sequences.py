@@ -22,14 +22,15 @@ SHARDS = ["--shard-tokens", "800"]
 
 
 @pytest.fixture(scope="module")
-def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def healthy(tmp_path_factory: pytest.TempPathFactory, light: Path) -> Path:
     """An atlas of a model that nothing harms: 40 sequences in shards of some 5, one of them with a mark."""
     folder = tmp_path_factory.mktemp("healthy")
     lines = write_fasta(folder / "in.fa", 40, 100, 200).read_text().splitlines()
     fourth = sorted(range(1, len(lines), 2), key=lambda place: len(lines[place]))[3]
     lines[fourth] = KILLER + lines[fourth][len(KILLER) :]
     (folder / "in.fa").write_text("\n".join(lines) + "\n")
-    run = done([*CONSOLE, "embed", "in.fa", "-o", "atlas", *SHARDS, "--executor", "inline"], cwd=folder, cpus=1)
+    command = [*CONSOLE, "embed", "in.fa", "-o", "atlas", *SHARDS, "--executor", "inline"]
+    run = done(command, cwd=folder, cpus=1, RAYPIPE_EMBED_MODEL=str(light))
     assert run.code == 0, run.err
     return folder / "atlas"
 
@@ -61,6 +62,7 @@ def line_of(run: Run, begin: str) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_one_kills_one_hangs_one_cannot_be_read(tmp_path: Path, healthy: Path, head: Head) -> None:
     """All in one run: each is dealt with in its own way, and all other shards are made."""
     options = ["--workers", "2", "--address", head.address, "--stall-minutes", "0.4"]

@@ -62,7 +62,7 @@ def test_the_atlas_vanishes(tmp_path: Path, undisturbed: Path) -> None:
 
 
 @pytest.mark.parametrize("executor", ["ray", "inline"])
-@pytest.mark.parametrize("stop", ["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize("stop", ["SIGTERM", pytest.param("Ctrl-C", marks=pytest.mark.slow)])
 def test_stopped(tmp_path: Path, undisturbed: Path, stop: str, executor: str) -> None:
     atlas = tmp_path / "atlas"
     options = ["--executor", "inline"] if executor == "inline" else ["--workers", "2"]

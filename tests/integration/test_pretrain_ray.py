@@ -33,6 +33,7 @@ def assert_close(found: Path, expected: Path) -> None:
         assert one == pytest.approx(other, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_workers_fed_by_ray_data(cli: Cli, tmp_path: Path) -> None:
     inputs = write_run_inputs(tmp_path)
     ran = cli("pretrain", *inputs, *options(accumulate=2), "-o", tmp_path / "alone")
