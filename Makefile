@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow check format bench clean
+.PHONY: setup demo test test-slow faults check format bench clean
 
 setup: $(READY)
 
@@ -21,6 +21,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# KILLS=100 SEED=7 make faults
+faults: $(READY)
+	$(BIN)/python -m tests.faults.storm
 
 check: $(READY)
 	$(BIN)/ruff format --check .
