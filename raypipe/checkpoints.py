@@ -17,7 +17,7 @@ from model.files import PICKLE, SAFETENSORS, find_weights, tensor_shapes
 from model.head_files import HeadFile
 from model.identity import checkpoint_folder, fingerprint
 from model.predictions import Decision
-from raypipe.errors import RaypipeError
+from raypipe.errors import RaypipeError, first_line
 
 # Pickles are fetched only where there is nothing better.
 SAFE_FILES = ["*.json", "*.safetensors", "vocab.txt"]
@@ -203,9 +203,9 @@ def _from_hub(hub_ids: tuple[str, ...], revision: str | None, entry: registry.En
                         raise RaypipeError(_convert_first(folder, hub, entry))
                 failures += [] if offline else [f"{hub}: holds no weights"]
             except LocalEntryNotFoundError as error:
-                failures += [] if offline else [f"{hub}: {_first_line(error)}"]
+                failures += [] if offline else [f"{hub}: {first_line(error)}"]
             except (HfHubHTTPError, HFValidationError, OSError) as error:
-                failures.append(f"{hub}: {_first_line(error)}")
+                failures.append(f"{hub}: {first_line(error)}")
     raise RaypipeError(
         f"the files of {hub_ids[0]} are neither in the cache nor could they be fetched ({'; '.join(failures)}); "
         f"download them where there is a network (hf download {hub_ids[0]}), then give the folder as --model"
@@ -226,7 +226,3 @@ def _convert_first(folder: Path, hub: str, entry: registry.Entry | None) -> str:
     row = f" --u-row {entry.u_row}" if entry and entry.u_row in ("U", "T") else ""
     command = f"raypipe model convert {shlex.quote(str(folder))} {shlex.quote(target)}{row}"
     return f"{hub}: is in GenBio's layout; convert it once, then use it with --model {target}: {command}"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -46,3 +46,8 @@ def disk_error(root: Path, error: OSError) -> RaypipeError:
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
         return RaypipeError(f"{root}: cannot be written ({error.strerror}); choose another folder with -o")
     return RaypipeError(f"{root}: {error}; mend that and run the same command again")
+
+
+def first_line(error: object) -> str:
+    """The first line of an error's text that says anything, else its type: for causes within a message of ours."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

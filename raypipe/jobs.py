@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from raypipe import __version__
-from raypipe.errors import InputError, RaypipeError, UsageError
+from raypipe.errors import InputError, RaypipeError, UsageError, first_line
 from raypipe.ray_runtime import knock
 
 # Where Ray's own `ray job` looks for the job server too.
@@ -106,7 +106,7 @@ def submit(asked: Submission, tell: Callable[[str], None], *, follow: bool = Tru
     try:
         job = client.submit_job(entrypoint=line, runtime_env=runtime, metadata={"raypipe": __version__})
     except (RuntimeError, ValueError, ConnectionError, OSError) as error:
-        raise RaypipeError(f"{address}: the job was refused: {_first_line(error)}") from error
+        raise RaypipeError(f"{address}: the job was refused: {first_line(error)}") from error
     tell(f"job {job}: {line}")
     stop = f"ray job stop --address {address} {job}"
     if not follow:
@@ -139,7 +139,7 @@ def _client(address: str) -> Any:
         raise
     except (RuntimeError, ConnectionError, OSError, ValueError, ImportError) as error:
         raise RaypipeError(
-            f"{address}: no Ray job server answers ({_first_line(error)}); give the address of the cluster's dashboard "
+            f"{address}: no Ray job server answers ({first_line(error)}); give the address of the cluster's dashboard "
             f"with --address http://HEAD:8265, and its token in $RAY_AUTH_TOKEN or ~/.ray/auth_token"
         ) from error
 
@@ -163,7 +163,7 @@ def _follow(client: Any, job: str, tell: Callable[[str], None]) -> int:
         return 3
     code = info.driver_exit_code
     if code is None or code < 0:
-        tell(f"job {job} failed: {_first_line(info.message or 'without a word')}")
+        tell(f"job {job} failed: {first_line(info.message or 'without a word')}")
         return 1
     return int(code)
 
@@ -177,8 +177,4 @@ def _print_log(client: Any, job: str) -> None:
     try:
         asyncio.run(print_all())
     except (RuntimeError, OSError) as error:
-        print(f"raypipe: the job's log can be followed no longer ({_first_line(error)})", file=sys.stderr)
-
-
-def _first_line(error: object) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        print(f"raypipe: the job's log can be followed no longer ({first_line(error)})", file=sys.stderr)
