@@ -172,11 +172,9 @@ class ShardActor:
 
     def _open_journal(self, task: Task) -> Journal:
         """The journal of attempts at a task; first of all, so that it knows of every way to die."""
-        own = [(made, shard.number) for place, made in enumerate(self.job.sets) if (shard := task.shard(place))]
-        first, number = own[0]
-        what = [task.seq_lo, task.seq_hi, [made.fingerprint for made, _ in own]]
-        path = journal_path(self.job.root, first.main, first.name, number)
-        return Journal(path, self.job.run, what, task.num_sequences)
+        sets = [made.fingerprint for made, _ in task.own_shards(self.job.sets)]
+        path = journal_path(self.job.root, self.job.sets, task)
+        return Journal(path, self.job.run, [task.seq_lo, task.seq_hi, sets], task.num_sequences)
 
     def _explain(self, problem: Exception, *, hopeless: bool) -> tuple[str, bool]:
         """What went wrong in words that say how to mend it, and whether every other shard would fail alike."""

@@ -21,15 +21,19 @@ loses nothing that it has written; after a power cut nobody is accused) and remo
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import uuid
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from index.sets import ShardedSet
+from raypipe.plan import Task
 
 FOLDER = ".attempts"
 # Deaths of one run at one task after which the run leaves it alone: before any range, and without any range computed or
@@ -218,6 +222,27 @@ class Journal:
             self._ranges[lo, hi] = _Range(lo, hi, accused=True)
 
 
-def journal_path(root: str | os.PathLike[str], kind: str, name: str, shard: int) -> Path:
-    """Where the journal of a task stands that has this shard of the set `name` of `kind` (embeddings, ...)."""
-    return Path(root) / FOLDER / f"{kind}-{name}-{shard:06d}.jsonl"
+def journal_path(root: str | os.PathLike[str], sets: Sequence[ShardedSet], task: Task) -> Path:
+    """Where the journal of a task stands; it is named for the first of `sets` that has a shard of it."""
+    made, shard = task.own_shards(sets)[0]
+    return Path(root) / FOLDER / f"{made.main}-{made.name}-{shard.number:06d}.jsonl"
+
+
+def sweep(root: str | os.PathLike[str], sets: Sequence[ShardedSet], todo: Iterable[Task]) -> None:
+    """Remove the journals of finished tasks, and the folder if nothing is left in it.
+
+    A worker that is killed between a task's last file and its journal's end leaves one. The caller holds
+    `store.lock()`, and no worker is at work.
+
+    Args:
+        sets: of one run.
+        todo: the tasks that this run had to do, whose journals stay if they were not done.
+    """
+    folder = Path(root) / FOLDER
+    keep = {journal_path(root, sets, task) for task in todo}
+    for made in sets:
+        for path in folder.glob(f"{glob.escape(f'{made.main}-{made.name}')}-{'[0-9]' * 6}.jsonl"):
+            if path not in keep:
+                path.unlink(missing_ok=True)
+    with suppress(OSError):  # not empty, or never made
+        folder.rmdir()

@@ -24,11 +24,10 @@ from index.store import Store
 from model.config import AidoRnaConfig
 from model.windows import cut
 from raypipe.checkpoints import Checkpoint
-from raypipe.cleaning import judge, md5
+from raypipe.cleaning import md5
 from raypipe.errors import RaypipeError
 from raypipe.plan import Shard, cut_shards
-from raypipe.records import BadRow
-from raypipe.sources import read_records
+from raypipe.sources import read_batches
 from raypipe.wording import size
 from raypipe.work import (
     CPU_FLOPS,
@@ -47,6 +46,8 @@ OVERHEAD = 1.05
 """What Ray, reading and writing may take besides the model."""
 ITEM_BYTES = {"float16": 2, "float32": 4}
 PAIR_BYTES = 12  # i, j and score
+# 64 bits of the md5 tell sequences apart well enough to count them.
+KEYED = np.dtype([("key", "u8"), ("length", "i8")])
 
 
 @dataclass(frozen=True)
@@ -266,26 +267,16 @@ def read_lengths(paths: Iterable[str]) -> np.ndarray:
     Raises:
         InputError: a file cannot be read.
     """
-    keys: list[np.ndarray] = []
+    found = [np.zeros(0, KEYED)]
     for path in paths:
-        keys += _keys(path)
-    known = np.concatenate(keys) if keys else np.zeros(0, [("key", "u8"), ("length", "i8")])
-    # 64 bits of the md5 tell sequences apart well enough to count them.
+        for good, _ in read_batches(path):
+            keys = [int(md5(text.encode("ascii"))[:16], 16) for text in good["sequence"].to_pylist()]
+            part = np.zeros(len(keys), KEYED)
+            part["key"], part["length"] = keys, good["length"]
+            found.append(part)
+    known = np.concatenate(found)
     _, first = np.unique(known["key"], return_index=True)
     return np.sort(known["length"][first])
-
-
-def _keys(path: str, batch: int = 1 << 18) -> list[np.ndarray]:
-    found: list[np.ndarray] = []
-    rows: list[tuple[int, int]] = []
-    for record in read_records(path):
-        canonical, reason = judge(record)
-        if reason is None and not isinstance(record, BadRow):
-            rows.append((int(md5(canonical)[:16], 16), len(canonical)))
-        if len(rows) == batch:
-            found.append(np.array(rows, [("key", "u8"), ("length", "i8")]))
-            rows = []
-    return [*found, np.array(rows, [("key", "u8"), ("length", "i8")])]
 
 
 def measure_flops(checkpoint: Checkpoint, lengths: np.ndarray, seconds: float = 5.0) -> float:

@@ -13,7 +13,7 @@ from index.errors import StoreError
 from index.receipts import ShardReceipt, Stamp, append_receipts
 from index.sets import ShardedSet
 from index.store import Store
-from raypipe import plan, ray_runtime, resources
+from raypipe import attempts, plan, ray_runtime, resources
 from raypipe.actors import Job, Receipt, ShardActor
 from raypipe.checkpoints import Checkpoint, find_checkpoint, find_heads
 from raypipe.completeness import Completeness, check_set, check_sources, shard_names
@@ -257,6 +257,7 @@ class _Run:
         states = [
             check_set(self.store, made, {task.shards[place] for task in tasks}) for place, made in enumerate(sets)
         ]
+        attempts.sweep(self.store.root, sets, work.todo)
         messages = check_sources(self.store)
         for made, state in zip(sets, states, strict=True):
             which = f"{made.main}/{made.name}: " if len(sets) > 1 else ""

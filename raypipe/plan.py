@@ -72,6 +72,10 @@ class Task:
         number = self.shards[place]
         return Shard(number, self.seq_lo, self.seq_hi, self.tokens) if number >= 0 else None
 
+    def own_shards(self, sets: Sequence[ShardedSet]) -> list[tuple[ShardedSet, Shard]]:
+        """Its shards, each with its set, in the order of the run's `sets`; there is at least one."""
+        return [(made, shard) for place, made in enumerate(sets) if (shard := self.shard(place))]
+
 
 def make_plans(store: Store, sets: Sequence[ShardedSet], context: int) -> list[list[Shard]]:
     """The shards of every set of a run: those planned before, then new ones for sequences that came since.

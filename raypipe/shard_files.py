@@ -128,12 +128,6 @@ def finished(
     return found
 
 
-def unfinished(store: Store, made: ShardedSet, shards: Sequence[Shard]) -> list[Shard]:
-    """Shards without whole files of this set's fingerprint, or without the rejects that the files speak of."""
-    found = finished(store, made, shards)
-    return [shard for shard in shards if shard.number not in found]
-
-
 def vouch(store: Store, made: ShardedSet, shards: Sequence[Shard], found: Mapping[int, Finished]) -> None:
     """Write receipts for finished shards that have none, so that nobody has to open their files again.
 

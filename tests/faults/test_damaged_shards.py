@@ -14,8 +14,8 @@ from index.schema import read_footer, with_footer
 from index.store import Store
 from raypipe.cli import run
 from raypipe.plan import read_plan
-from raypipe.shard_files import unfinished
 from tests.faults.conftest import SHARD_TOKENS
+from tests.made import unfinished
 from tests.runs import NANO, assert_same_vectors, shard_files
 
 Damage = Callable[[Path], object]

@@ -16,6 +16,7 @@ from index.predictions import schema_of
 from index.schema import RECORDS, REJECTS, SEQUENCES, embeddings_schema, with_footer
 from index.sets import Prediction, Problem, Task
 from index.store import Embedding, Source, Store, VectorDtype
+from tests.made import vector_set
 
 DIMENSION = 16
 AWKWARD = 'it\'s [a] "store"'
@@ -49,21 +50,10 @@ def add_source(store: Store, records: Sequence[tuple[str, str, str]], path: str 
 
 def embedding(
     name: str = "nano", fingerprint: str = "f" * 64, dtype: VectorDtype = "float32", dimension: int = DIMENSION
-):
+) -> Embedding:
     """A manifest entry."""
-    return Embedding(
-        name=name,
-        fingerprint=fingerprint,
-        model="nano",
-        model_path="nano",
-        model_fingerprint="m" * 64,
-        dimension=dimension,
-        dtype=dtype,
-        pooling="mean",
-        layer=-1,
-        on_long="window",
-        per_token=False,
-        shard_tokens=1000,
+    return vector_set(
+        name=name, fingerprint=fingerprint, model="nano", dtype=dtype, dimension=dimension, shard_tokens=1000
     )
 
 

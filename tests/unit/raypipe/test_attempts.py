@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from raypipe.attempts import DEATHS_IN_A_ROW, EARLY_DEATHS, Journal
+from raypipe.attempts import DEATHS_IN_A_ROW, EARLY_DEATHS, Journal, journal_path, sweep
+from raypipe.plan import Task
+from tests.made import vector_set
 
 TASK = [0, 100, ["f"]]
 Span = tuple[int, int]
@@ -132,3 +134,18 @@ def test_random_kills_beside_a_killer(tmp_path: Path) -> None:
                 break
         assert journal is not None
         assert journal.given_up == {31}
+
+
+def test_sweeps_journals_of_what_is_finished(tmp_path: Path) -> None:
+    """Those of this run only, and the folder when nothing is left."""
+    sets = [vector_set(name="a"), vector_set(name="a-000000")]
+    finished, lacking = Task(0, 0, 5, 9, (0, -1)), Task(1, 5, 9, 9, (1, 0))
+    other = journal_path(tmp_path, sets[1:], Task(0, 0, 5, 9, (3,)))
+    journals = [journal_path(tmp_path, sets, task) for task in (finished, lacking)]
+    for path in (*journals, other):
+        Journal(path, "run", TASK, 5).close(finished=False)
+    sweep(tmp_path, sets[:1], [lacking])
+    assert [path.exists() for path in (*journals, other)] == [False, True, True]
+    sweep(tmp_path, sets, [])
+    assert not (tmp_path / ".attempts").exists()
+    sweep(tmp_path, sets, [])

@@ -14,25 +14,13 @@ from model import registry
 from model.config import AidoRnaConfig
 from raypipe.checkpoints import find_checkpoint
 from raypipe.cost import DEVICES, estimate, index_memory, measure_flops, outputs, read_lengths
+from tests.made import vector_set
 
 SMALL = AidoRnaConfig(num_layers=2, hidden_size=8, num_heads=2, intermediate_size=12, max_positions=12)
 
 
 def _vectors(on_long: OnLong = "window", *, dimension: int = 8, per_token: bool = False) -> Embedding:
-    return Embedding(
-        name="e",
-        fingerprint="f" * 64,
-        model="m",
-        model_path="m",
-        model_fingerprint="m" * 64,
-        dimension=dimension,
-        dtype="float16",
-        pooling="mean",
-        layer=1,
-        on_long=on_long,
-        per_token=per_token,
-        shard_tokens=0,
-    )
+    return vector_set(on_long=on_long, dimension=dimension, per_token=per_token, dtype="float16", shard_tokens=0)
 
 
 def _prediction(task: str, labels: int = 1) -> Prediction:

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from index.schema import SEQUENCES, embeddings_schema, with_footer
-from index.sets import Embedding, OnLong, Prediction, ShardedSet
+from index.sets import Embedding, Prediction, ShardedSet
 from index.store import Source, Store
 from model.config import AidoRnaConfig
 from raypipe import plan
 from raypipe.plan import Shard, Task, begin_plan, make_plans, merge, most_pairs, read_plan
-from raypipe.shard_files import footer, unfinished
+from raypipe.shard_files import footer
 from raypipe.work import (
     MAX_KEPT_SHARD_TOKENS,
     MAX_SHARD_TOKENS,
@@ -29,25 +29,9 @@ from raypipe.work import (
     sequence_tokens,
     stored_pairs,
 )
+from tests.made import unfinished, vector_set
 
 CONTEXT = 10
-
-
-def _embedding(shard_tokens: int, on_long: OnLong = "window", *, per_token: bool = False) -> Embedding:
-    return Embedding(
-        name="e",
-        fingerprint="f" * 64,
-        model="m",
-        model_path="m",
-        model_fingerprint="m" * 64,
-        dimension=2,
-        dtype="float32",
-        pooling="mean",
-        layer=1,
-        on_long=on_long,
-        per_token=per_token,
-        shard_tokens=shard_tokens,
-    )
 
 
 def _prediction(shard_tokens: int, **about: Any) -> Prediction:
@@ -99,13 +83,13 @@ def grow(tmp_path: Path) -> Callable[[list[int]], Store]:
 )
 def test_tokens_count_specials_and_windows(grow: Callable, on_long: str, tokens: list[int]) -> None:
     store = grow([1, 10, 20, 25])
-    embedding = replace(_embedding(1), on_long=on_long)
+    embedding = vector_set(shard_tokens=1, on_long=on_long)
     assert sequence_tokens(sequence_lengths(store, 0), CONTEXT, embedding).tolist() == tokens
     assert sequence_tokens(sequence_lengths(store, 2), CONTEXT, embedding).tolist() == tokens[2:]
 
 
 def test_an_empty_store_has_no_tokens(grow: Callable) -> None:
-    assert sequence_tokens(sequence_lengths(grow([]), 0), CONTEXT, _embedding(1)).tolist() == []
+    assert sequence_tokens(sequence_lengths(grow([]), 0), CONTEXT, vector_set(shard_tokens=1)).tolist() == []
 
 
 def test_masking_costs_a_copy_for_every_nucleotide() -> None:
@@ -119,7 +103,7 @@ def test_masking_costs_a_copy_for_every_nucleotide() -> None:
 def test_shards_cover_every_sequence_once(grow: Callable, shard_tokens: int) -> None:
     lengths = [1, 2, 3, 5, 8, 10, 10, 9, 1]
     store = grow(lengths)
-    shards = make_plan(store, _embedding(shard_tokens), CONTEXT)
+    shards = make_plan(store, vector_set(shard_tokens=shard_tokens), CONTEXT)
     assert [shard.seq_lo for shard in shards] == [0, *(shard.seq_hi for shard in shards[:-1])]
     assert shards[-1].seq_hi == len(lengths)
     tokens = np.array(lengths) + 2
@@ -128,18 +112,18 @@ def test_shards_cover_every_sequence_once(grow: Callable, shard_tokens: int) -> 
         assert shard.tokens <= shard_tokens or shard.num_sequences == 1
         if shard.seq_hi < len(lengths):
             assert shard.tokens + tokens[shard.seq_hi] > shard_tokens
-    assert read_plan(store, _embedding(shard_tokens)) == shards
+    assert read_plan(store, vector_set(shard_tokens=shard_tokens)) == shards
     assert [shard.number for shard in shards] == list(range(len(shards)))
 
 
 def test_rejected_sequences_stay_in_a_shard(grow: Callable) -> None:
     """They cost nothing, but the actor that reads them must write them into rejects/."""
-    shards = make_plan(grow([5, 20, 25]), _embedding(7, "reject"), CONTEXT)
+    shards = make_plan(grow([5, 20, 25]), vector_set(shard_tokens=7, on_long="reject"), CONTEXT)
     assert sum(shard.num_sequences for shard in shards) == 3
 
 
 def test_a_plan_is_extended_and_never_changed(grow: Callable) -> None:
-    store, embedding = grow([1, 2, 3]), _embedding(6)
+    store, embedding = grow([1, 2, 3]), vector_set(shard_tokens=6)
     first = make_plan(store, embedding, CONTEXT)
     assert make_plan(store, embedding, CONTEXT) == first
     grow([1, 1])
@@ -161,7 +145,7 @@ def _write(store: Store, embedding: Embedding, shard: Shard, /, kind: str = "emb
 
 
 def test_finished_is_a_file_whose_footer_fits(grow: Callable) -> None:
-    store, embedding = grow([1, 2, 3]), _embedding(5)
+    store, embedding = grow([1, 2, 3]), vector_set(shard_tokens=5)
     shards = make_plan(store, embedding, CONTEXT)
     assert unfinished(store, embedding, shards) == shards
     files = [_write(store, embedding, shard) for shard in shards]
@@ -174,14 +158,14 @@ def test_finished_is_a_file_whose_footer_fits(grow: Callable) -> None:
 
 @pytest.mark.parametrize("changes", [{"seq_lo": 1}, {"shard": 7}, {"rows": 2}, {"failed": 1}])
 def test_a_footer_of_another_shard_does_not_count(grow: Callable, changes: dict[str, Any]) -> None:
-    store, embedding = grow([1, 2, 3]), _embedding(1000)
+    store, embedding = grow([1, 2, 3]), vector_set(shard_tokens=1000)
     (shard,) = make_plan(store, embedding, CONTEXT)
     _write(store, embedding, shard, **changes)
     assert unfinished(store, embedding, [shard]) == [shard]
 
 
 def test_per_token_needs_both_files(grow: Callable) -> None:
-    store, embedding = grow([1, 2, 3]), _embedding(1000, per_token=True)
+    store, embedding = grow([1, 2, 3]), vector_set(shard_tokens=1000, per_token=True)
     (shard,) = make_plan(store, embedding, CONTEXT)
     _write(store, embedding, shard)
     assert unfinished(store, embedding, [shard]) == [shard]
@@ -194,7 +178,7 @@ def test_default_size_follows_device_work_and_workers() -> None:
     large = AidoRnaConfig(num_layers=33, hidden_size=1280, num_heads=20, intermediate_size=3392)
     many = np.full(1_000_000, 500)
     size = default_shard_tokens
-    pooled, per_token = [_embedding(0)], [_embedding(0, per_token=True)]
+    pooled, per_token = [vector_set(shard_tokens=0)], [vector_set(shard_tokens=0, per_token=True)]
     assert size(large, pooled, many, 1, cuda=False) == MIN_SHARD_TOKENS
     assert MIN_SHARD_TOKENS < size(large, pooled, many, 1, cuda=True) <= MAX_SHARD_TOKENS
     assert size(small, pooled, many, 1, cuda=True) == MAX_SHARD_TOKENS
@@ -224,7 +208,11 @@ def test_pairs_that_a_sequence_can_give(on_long: str, pairs: list[int]) -> None:
     structure = replace(_prediction(1), on_long=on_long)
     assert stored_pairs(lengths, CONTEXT, [structure]).tolist() == pairs
     assert stored_pairs(lengths, CONTEXT, [contact, structure]).tolist() == [4 * number for number in pairs]
-    others = [_embedding(1), _prediction(1, task="token"), _prediction(1, task="logits", labels=["A"] * 16)]
+    others = [
+        vector_set(shard_tokens=1),
+        _prediction(1, task="token"),
+        _prediction(1, task="logits", labels=["A"] * 16),
+    ]
     assert stored_pairs(lengths, CONTEXT, others).tolist() == [0, 0, 0]
 
 
@@ -237,8 +225,8 @@ def test_a_shard_holds_no_more_pairs_than_the_memory(grow: Callable, monkeypatch
     assert spans == [(0, 4), (4, 6), (6, 8)]
     assert most_pairs(store, one, [one], CONTEXT) == 84
     assert most_pairs(store, one, [one, three], CONTEXT) == 4 * 84
-    assert most_pairs(store, one, [_embedding(1)], CONTEXT) == 0
-    assert most_pairs(store, _embedding(1), [one], CONTEXT) == 0
+    assert most_pairs(store, one, [vector_set(shard_tokens=1)], CONTEXT) == 0
+    assert most_pairs(store, vector_set(shard_tokens=1), [one], CONTEXT) == 0
     # One that is beyond by itself is a shard of its own.
     spans = [(shard.seq_lo, shard.seq_hi) for shard in make_plan(store, replace(three, name="three"), CONTEXT)]
     assert spans == [(0, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7), (7, 8)]
@@ -246,7 +234,7 @@ def test_a_shard_holds_no_more_pairs_than_the_memory(grow: Callable, monkeypatch
 
 def test_sets_of_one_run_are_cut_alike(grow: Callable) -> None:
     store = grow([1, 2, 3, 4, 5])
-    embedding, prediction = _embedding(14), _prediction(9)
+    embedding, prediction = vector_set(shard_tokens=14), _prediction(9)
     first, second = make_plans(store, [embedding, prediction], CONTEXT)
     assert first == second
     assert read_plan(store, embedding) == read_plan(store, prediction) == first
@@ -256,7 +244,7 @@ def test_sets_of_one_run_are_cut_alike(grow: Callable) -> None:
 
 
 def test_a_set_that_begins_takes_over_a_plan(grow: Callable) -> None:
-    store, embedding, prediction = grow([1, 2, 3, 4]), _embedding(8), _prediction(100)
+    store, embedding, prediction = grow([1, 2, 3, 4]), vector_set(shard_tokens=8), _prediction(100)
     older = make_plan(store, embedding, CONTEXT)
     begin_plan(store, prediction, embedding)
     assert make_plans(store, [embedding, prediction], CONTEXT) == [older, older]
@@ -265,7 +253,7 @@ def test_a_set_that_begins_takes_over_a_plan(grow: Callable) -> None:
 
 
 def test_sets_with_different_plans_meet_again_in_later_sequences(grow: Callable) -> None:
-    store, embedding, prediction = grow([1, 2, 3, 4]), _embedding(8), _prediction(100)
+    store, embedding, prediction = grow([1, 2, 3, 4]), vector_set(shard_tokens=8), _prediction(100)
     make_plan(store, embedding, CONTEXT)
     make_plan(store, prediction, CONTEXT)
     grow([2, 2, 2])

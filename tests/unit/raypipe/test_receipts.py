@@ -15,27 +15,14 @@ import pytest
 from index import parts
 from index.receipts import ShardReceipt, Stamp, append_receipts, newest_receipts, read_receipts, receipts_path
 from index.schema import embeddings_schema
-from index.sets import Embedding
 from index.store import Source, Store
 from raypipe import shard_files
 from raypipe.completeness import check_set
 from raypipe.plan import Shard, begin_plan, make_plans, read_plan
-from raypipe.shard_files import find_strays, finished, unfinished, vouch, write_part, write_rejects
+from raypipe.shard_files import find_strays, finished, vouch, write_part, write_rejects
+from tests.made import unfinished, vector_set
 
-MADE = Embedding(
-    name="e",
-    fingerprint="f" * 64,
-    model="m",
-    model_path="m",
-    model_fingerprint="m" * 64,
-    dimension=2,
-    dtype="float32",
-    pooling="mean",
-    layer=1,
-    on_long="window",
-    per_token=False,
-    shard_tokens=3,
-)
+MADE = vector_set()
 
 
 @pytest.fixture

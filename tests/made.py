@@ -1,0 +1,38 @@
+"""What no model has made: descriptions of sets for the tests of those who read and write them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from index.sets import Embedding, ShardedSet
+from index.store import Store
+from raypipe.plan import Shard
+from raypipe.shard_files import finished
+
+EMBEDDING = Embedding(
+    name="e",
+    fingerprint="f" * 64,
+    model="m",
+    model_path="m",
+    model_fingerprint="m" * 64,
+    dimension=2,
+    dtype="float32",
+    pooling="mean",
+    layer=1,
+    on_long="window",
+    per_token=False,
+    shard_tokens=3,
+)
+
+
+def vector_set(**changes: Any) -> Embedding:
+    """A set of vectors of two numbers, but for `changes`."""
+    return replace(EMBEDDING, **changes)
+
+
+def unfinished(store: Store, made: ShardedSet, shards: Sequence[Shard]) -> list[Shard]:
+    """Those of `shards` that a run would make."""
+    found = finished(store, made, shards)
+    return [shard for shard in shards if shard.number not in found]
