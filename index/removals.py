@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from index import duck, files
 from index.errors import StoreError
@@ -72,13 +75,27 @@ def living_sequences(store: Store) -> str:
 
 def removed_sequences(store: Store) -> np.ndarray:
     """Sequences without a record: sorted seq_ids, int64 (n,)."""
-    return _ask(store, f"{_dead(store)} ORDER BY seq_id") if store.removals else np.empty(0, np.int64)
+    if not store.removals:
+        return np.empty(0, np.int64)
+    with duck.new_connection() as connection:
+        found = connection.execute(f"{_dead(store)} ORDER BY seq_id").fetchnumpy()["seq_id"]
+    return np.asarray(found, dtype=np.int64)
 
 
 def touched_sequences(store: Store) -> np.ndarray:
-    """Sequences that lost a record, whether they have others or not: sorted seq_ids, int64 (n,)."""
-    sql = f"SELECT DISTINCT seq_id FROM {_removed(store)} ORDER BY seq_id" if store.removals else ""
-    return _ask(store, sql) if sql else np.empty(0, np.int64)
+    """Sequences that lost a record, whether they have others or not: sorted seq_ids, int64 (n,); not to be written to.
+
+    Cheap to ask again: every answer to a search does.
+    """
+    return _touched(tuple((str(path), path.stat().st_mtime_ns) for path in _files(store)))
+
+
+@lru_cache(maxsize=8)
+def _touched(versions: tuple[tuple[str, int], ...]) -> np.ndarray:
+    ids = [pq.read_table(path, columns=["seq_id"])["seq_id"].to_numpy() for path, _ in versions]
+    found = np.unique(np.concatenate([np.empty(0, np.int64), *ids]))
+    found.flags.writeable = False
+    return found
 
 
 def remove_records(store: Store, ids: Sequence[str]) -> Removal:
@@ -108,8 +125,12 @@ def remove_records(store: Store, ids: Sequence[str]) -> Removal:
     return Removal(gone.num_rows, len(removed_sequences(store)) - before, unknown)
 
 
+def _files(store: Store) -> list[Path]:
+    return [store.root / "removed" / name for name in store.removals]
+
+
 def _removed(store: Store) -> str:
-    return duck.parquet([store.root / "removed" / name for name in store.removals])
+    return duck.parquet(_files(store))
 
 
 def _dead(store: Store) -> str:
@@ -119,8 +140,3 @@ def _dead(store: Store) -> str:
         f"SELECT DISTINCT seq_id FROM {removed} WHERE seq_id NOT IN (SELECT seq_id FROM ({placed_records(store)}) "
         f"WHERE seq_id IN (SELECT seq_id FROM {removed}))"
     )
-
-
-def _ask(store: Store, sql: str) -> np.ndarray:
-    with duck.new_connection() as connection:
-        return np.asarray(connection.execute(sql).fetchnumpy()["seq_id"], dtype=np.int64)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import closing
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +27,7 @@ from raypipe.pipeline import embed as embed_store
 from raypipe.reports import ingest_summary, run_summary
 from raypipe.settings import EmbedSettings, IngestSettings
 from raypipe.sources import TableColumns
-from raypipe.staging import staged_ahead
+from raypipe.staging import Staged, staged_ahead
 from raypipe.unpacking import shown, unreadable
 
 Inputs = Annotated[str, Parameter(help="FASTA or FASTQ (plain, gz, xz, zst, bz2), Parquet, CSV, TSV, - or sequences.")]
@@ -103,10 +104,7 @@ def ingest_all(atlas: Path, inputs: Sequence[str], settings: IngestSettings) -> 
     if literals:
         streams.append(("-", literal_fasta(literals)))
     failures = []
-    seen = {source.path for source in store.sources}
-    fresh = [path for path in files if path not in seen]
-    known = {source.sha256 for source in store.sources}
-    with store.lock(), staged_ahead(fresh, staging_folder(store), columns, known) as ahead:
+    with store.lock(), _staged(store, files, columns) as ahead:
         for path, stream in streams:
             name = shown(path) if stream is None else "sequences of the command line"
             try:
@@ -127,6 +125,15 @@ def ingest_all(atlas: Path, inputs: Sequence[str], settings: IngestSettings) -> 
         others = f" ({len(failures)} of {len(streams)} inputs; the others are ingested)" if len(streams) > 1 else ""
         raise InputError("; ".join(failures) + others)
     return store
+
+
+def _staged(
+    store: Store, files: Sequence[str], columns: TableColumns
+) -> AbstractContextManager[dict[str, Future[Staged]]]:
+    """The files that `store` has not read yet, being read in processes of their own. Call under `store.lock()`."""
+    seen = {source.path for source in store.sources}
+    known = {source.sha256 for source in store.sources}
+    return staged_ahead([path for path in files if path not in seen], staging_folder(store), columns, known)
 
 
 def _is_literal(text: str) -> bool:
