@@ -51,10 +51,29 @@ def write_json(final: Path, value: Any, root: Path) -> None:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_parquet(final: Path, table: pa.Table, root: Path, **options: Any) -> None:
-    """Write `table` as one Parquet file, atomically; `options` go to `pyarrow.parquet.write_table`."""
-    with atomic(final, root) as temporary:
-        pq.write_table(table, temporary, **options)
+def write_parquet(
+    final: Path,
+    table: pa.Table | pa.RecordBatchReader,
+    root: Path,
+    *,
+    schema: pa.Schema | None = None,
+    row_group_size: int | None = None,
+    **options: Any,
+) -> None:
+    """Write `table` as one Parquet file, atomically.
+
+    Args:
+        table: of a reader, every batch becomes a row group.
+        schema: that of `table` with other metadata.
+        row_group_size: rows, of a table.
+        options: of `pyarrow.parquet.ParquetWriter`.
+    """
+    with atomic(final, root) as temporary, pq.ParquetWriter(temporary, schema or table.schema, **options) as writer:
+        if isinstance(table, pa.Table):
+            writer.write_table(table, row_group_size)
+        else:
+            for batch in table:
+                writer.write_batch(batch)
 
 
 def sync(path: Path) -> None:

@@ -10,9 +10,10 @@ import errno
 import json
 import os
 import socket
+import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -48,6 +49,8 @@ DISK_ERRORS = (
     *(errno.EIO, errno.ESTALE, errno.ENOTCONN),
 )
 KILLED = "killed every worker that computed it, also alone; most likely the memory does not suffice for it"
+Sequences = tuple[np.ndarray, list[str]]
+"""seq_ids (N,) int64 of a task, and their sequences."""
 
 
 @dataclass(frozen=True)
@@ -108,23 +111,34 @@ class Receipt:
 
 
 class ShardActor:
-    """Ray Data actor class: `__call__` takes a batch of one task and gives a batch of one receipt."""
+    """Ray Data actor class: `__call__` takes a batch of one task and gives a batch of one receipt.
+
+    It may be called from several threads (ray_runtime.TASKS_PER_ACTOR): one computes, the others have read their
+    sequences meanwhile and wait for their turn.
+    """
 
     def __init__(self, job: Job):
         self.job = job
+        self._turn = threading.Lock()
         self._ready = False
         self._watchdog = Watchdog(job.stall_seconds)
         self._journal: Journal | None = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         row = {name: int(batch[name][0]) for name in ("number", "seq_lo", "seq_hi", "tokens")}
-        receipt = asdict(self.run(Task(**row, shards=tuple(int(number) for number in batch["shards"][0]))))
+        task = Task(**row, shards=tuple(int(number) for number in batch["shards"][0]))
+        ahead = self._read_ahead(task)
+        with self._turn:
+            receipt = asdict(self.run(task, ahead))
         return {name: np.array([value]) for name, value in receipt.items()}
 
-    def run(self, task: Task) -> Receipt:
+    def run(self, task: Task, ahead: Sequences | None = None) -> Receipt:
         """Make what is missing of one task and commit its files.
 
         Errors of the data, the disk or the model come back in the receipt.
+
+        Args:
+            ahead: the task's sequences, where they were read before its turn came.
         """
         begin = time.perf_counter()
         failed, made = 0, []
@@ -137,7 +151,7 @@ class ShardActor:
                 raise RaypipeError(f"every worker died that took shard {shard_names([task])}; {DEATH_HINT}")
             with self._watchdog.watching(journal.file):
                 self._prepare()
-                failed, made = self._make(task, journal, notes)
+                failed, made = self._make(task, ahead, journal, notes)
             ended = True
         except Exception as problem:
             # Whatever it is, it must not take the other shards with it; the run reports it and ends as incomplete.
@@ -229,7 +243,17 @@ class ShardActor:
         if self._journal is not None:
             self._journal.forward_pass()
 
-    def _make(self, task: Task, journal: Journal, notes: list[str]) -> tuple[int, list[dict[str, Any]]]:
+    def _read_ahead(self, task: Task) -> Sequences | None:
+        """The sequences of a task while another one is computed; None where nothing is, or they cannot be read."""
+        if not self._turn.locked() or not self._ready:
+            return None
+        with suppress(Exception):  # the task itself says why, when its turn comes
+            return read_sequences(self.store, task)
+        return None
+
+    def _make(
+        self, task: Task, ahead: Sequences | None, journal: Journal, notes: list[str]
+    ) -> tuple[int, list[dict[str, Any]]]:
         """What is missing of the task; the number of sequences that failed, and the receipt's `made`.
 
         What there is to tell of it is added to `notes`. The actor looks itself: the task may have been tried before,
@@ -241,7 +265,7 @@ class ShardActor:
         ]
         if not missing:
             return 0, []
-        ids, sequences = read_sequences(self.store, task)
+        ids, sequences = ahead or read_sequences(self.store, task)
         outputs = self._compute([made for _, made, _ in missing], sequences, journal, notes)
         written = [
             {"set": place, **self._write(made, shard, ids, output)}
@@ -291,7 +315,9 @@ class ShardActor:
         return {"rows": len(places), "failed": failed, "files": files}
 
 
-def _tables(made: ShardedSet, seq_ids: np.ndarray, rows: Sequence) -> tuple[dict[str, pa.Table], dict]:
+def _tables(
+    made: ShardedSet, seq_ids: np.ndarray, rows: Sequence
+) -> tuple[Mapping[str, pa.Table | pa.RecordBatchReader], dict]:
     """The table of every folder of a set, and how to write it."""
     if isinstance(made, Embedding):
         return vector_tables(made, seq_ids, rows), NUMBERS
@@ -313,7 +339,7 @@ def _changed(path: str, what: str) -> RaypipeError:
     )
 
 
-def read_sequences(store: Store, task: Task) -> tuple[np.ndarray, list[str]]:
+def read_sequences(store: Store, task: Task) -> Sequences:
     """seq_ids (N,) int64 and sequences of a task, in order; row groups outside its range are not unpacked."""
     # Here, not above: with pandas installed its import costs every command a quarter of a second.
     import pyarrow.dataset as ds

@@ -25,6 +25,9 @@ HOOK = "raypipe.bootstrap.pin"
 # A shard that kills its actor is tried again so often. This is for what the actors' journals (raypipe.attempts) do not
 # see, deaths of the process before it has the shard; the journals end it sooner. Ray's own default is for ever.
 TASK_RETRIES = 100
+# One that is computed, and the next, whose sequences are read meanwhile. It may wait there for a whole shard's time at
+# the end of a run while another actor has nothing to do: more of them would be a loss.
+TASKS_PER_ACTOR = 2
 # So many shards may be left out before the run stops: more are not bad sequences, but a machine that cannot work.
 LOST_SHARDS = 4
 LOST_SHARE = 0.02
@@ -195,10 +198,13 @@ def run_shards(ray: Any, actor: type, job: Any, tasks: Sequence[Task], pool: Poo
                 actor,
                 fn_constructor_args=(job,),
                 batch_size=1,
-                # One task at a time: those that wait at an actor that dies would use up their retries with it.
                 # Never fewer than there were: a worker that waits for its next task is not to load its model again.
                 compute=rd.ActorPoolStrategy(
-                    min_size=pool.workers, max_size=pool.most, max_tasks_in_flight_per_actor=1
+                    min_size=pool.workers,
+                    max_size=pool.most,
+                    max_tasks_in_flight_per_actor=TASKS_PER_ACTOR,
+                    max_concurrent_calls_per_actor=TASKS_PER_ACTOR,
+                    enable_true_multi_threading=True,
                 ),
                 num_cpus=pool.cpus,
                 num_gpus=pool.gpus,

@@ -62,17 +62,23 @@ def footer(made: ShardedSet, shard: Shard, rows: int, failed: int) -> dict[str, 
 
 
 def write_part(
-    store: Store, made: ShardedSet, shard: Shard, folder: str, table: pa.Table, failed: int, **options: Any
+    store: Store,
+    made: ShardedSet,
+    shard: Shard,
+    folder: str,
+    table: pa.Table | pa.RecordBatchReader,
+    failed: int,
+    **options: Any,
 ) -> Stamp:
     """Commit the file of `shard` in one folder; what a receipt says of it.
 
     Args:
         table: a row for every sequence but the `failed` ones.
-        options: of the Parquet writer.
+        options: of `index.files.write_parquet`.
     """
     path = part_path(store, made, shard, folder)
-    schema = with_footer(table.schema, footer(made, shard, table.num_rows, failed))
-    files.write_parquet(path, table.replace_schema_metadata(schema.metadata), store.root, **options)
+    schema = with_footer(table.schema, footer(made, shard, shard.num_sequences - failed, failed))
+    files.write_parquet(path, table, store.root, schema=schema, **options)
     return stamp(path)
 
 

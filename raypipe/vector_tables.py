@@ -5,7 +5,8 @@ Legend: L nucleotides of one sequence, D values per vector.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,9 @@ import pyarrow as pa
 
 from index.schema import VECTOR_TYPES, embeddings_schema, tokens_schema, vector_type
 from index.sets import Embedding
+
+# Nucleotides of a row group of tokens/: some 40 MB of 1280 halves.
+BATCH_TOKENS = 16_384
 
 
 class Vectors(NamedTuple):
@@ -37,8 +41,10 @@ def refuse_vectors(made: Embedding, row: Vectors) -> str | None:
     return f"its values do not fit {made.dtype} (beyond {limit:.3g}, or not finite)"
 
 
-def vector_tables(made: Embedding, seq_ids: np.ndarray, rows: Sequence[Vectors]) -> dict[str, pa.Table]:
-    """The table of each of the set's folders.
+def vector_tables(
+    made: Embedding, seq_ids: np.ndarray, rows: Sequence[Vectors]
+) -> dict[str, pa.Table | pa.RecordBatchReader]:
+    """The table of each of the set's folders; that of nucleotides piece by piece, as it is read.
 
     Args:
         seq_ids: (N,) int64.
@@ -47,14 +53,27 @@ def vector_tables(made: Embedding, seq_ids: np.ndarray, rows: Sequence[Vectors])
     ids = pa.array(seq_ids, pa.int64())
     vectors = np.stack([row.embedding for row in rows]) if rows else np.zeros((0, made.dimension), np.float32)
     schema = embeddings_schema(made.dimension, made.dtype)
-    tables = {"embeddings": pa.table([ids, vector_array(vectors, made.dtype)], schema=schema)}
-    if made.per_token:
-        values = [row.tokens for row in rows if row.tokens is not None]
-        schema = tokens_schema(made.dimension, made.dtype)
-        stacked = np.concatenate(values) if values else np.zeros((0, made.dimension), np.float32)
-        lists = list_array(vector_array(stacked, made.dtype), [len(value) for value in values], schema.field(1).type)
-        tables["tokens"] = pa.table([ids, lists], schema=schema)
-    return tables
+    pooled = pa.table([ids, vector_array(vectors, made.dtype)], schema=schema)
+    if not made.per_token:
+        return {"embeddings": pooled}
+    schema = tokens_schema(made.dimension, made.dtype)
+    tokens = pa.RecordBatchReader.from_batches(schema, _token_batches(made, schema, seq_ids, rows))
+    return {"embeddings": pooled, "tokens": tokens}
+
+
+def _token_batches(
+    made: Embedding, schema: pa.Schema, seq_ids: np.ndarray, rows: Sequence[Vectors]
+) -> Iterator[pa.RecordBatch]:
+    """Vectors of nucleotides as they are stored. They are the most that a shard holds, so no second copy is made of
+    all of them."""
+    values = [row.tokens for row in rows if row.tokens is not None]
+    lengths = np.array([len(value) for value in values], np.int64)
+    piece = (np.cumsum(lengths) - 1) // BATCH_TOKENS
+    edges = [0, *(np.flatnonzero(np.diff(piece)) + 1).tolist(), len(values)]
+    for first, last in pairwise(edges if values else []):
+        stacked = vector_array(np.concatenate(values[first:last]), made.dtype)
+        lists = list_array(stacked, lengths[first:last], schema.field(1).type)
+        yield pa.record_batch([pa.array(seq_ids[first:last], pa.int64()), lists], schema=schema)
 
 
 def vector_array(vectors: np.ndarray, dtype: str) -> pa.FixedSizeListArray:
@@ -63,7 +82,7 @@ def vector_array(vectors: np.ndarray, dtype: str) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(flat, type=vector_type(vectors.shape[1], dtype))
 
 
-def list_array(values: pa.Array, lengths: Sequence[int], type: pa.DataType) -> pa.ListArray:
+def list_array(values: pa.Array, lengths: Sequence[int] | np.ndarray, type: pa.DataType) -> pa.ListArray:
     """Consecutive `values` as lists of these lengths."""
     offsets = np.cumsum([0, *lengths])
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, type=type)
