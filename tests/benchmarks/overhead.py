@@ -1,13 +1,13 @@
 """What everything beside the encoder costs: Ray, reading, writing, receipts; and what a second actor brings.
 
-    python -m tests.benchmarks.overhead [--rounds 3] [--sequences 2000] [--layers 2]
+    python -m tests.benchmarks.overhead [--rounds 3] [--sequences 2000] [--layers 1]
 
-A bare loop calls `Model.embed` on the sequences of one shard after another, in one process of one thread, which neither
-reads nor writes files. In every round, in turn:
+A bare loop calls `Model.embed` on the sequences of one shard after another and neither reads nor writes files. Everyone
+has two threads in all, on two cores. In every round, in turn:
 
-- bare: that loop over all shards; bare x2: two such processes at once, each with every other shard.
-- inline: `raypipe embed --executor inline`, one thread.
-- ray 1, ray 2: `raypipe embed --workers 1` and `2` on a Ray of their own.
+- bare: that loop over all shards, in one process of two threads; bare x2: two processes of one thread each at once,
+  each with every other shard.
+- inline, ray 1, ray 2: `raypipe embed` with `--executor inline`, `--workers 1` and `--workers 2` on a Ray of its own.
 
 Compared are tokens/s from the end of the first shard of a worker to the end of its last one, added up over workers: so
 the start of processes, Ray and models is left out, and waiting between shards is in. The time of the whole command of
@@ -36,9 +36,10 @@ from tests.benchmarks.samples import sample
 
 RAYPIPE = [str(Path(sys.executable).with_name("raypipe"))]
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
 # Shards for each of two actors, so that the end of a run weighs little.
 SHARDS = 16
+CORES = 2
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def child(path: str, work: str, place: int, step: int) -> None:
 
     from model import load
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(CORES // step)
     model = load(path)
     shards = json.loads(Path(work).read_text())[place::step]
     model.embed(shards[0][:8])
@@ -227,15 +228,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         path, work, place, step = words[1:]
         child(path, work, int(place), int(step))
         return
-    made = options.parser(__doc__, layers=2)
+    made = options.parser(__doc__, layers=1)
     made.add_argument("--sequences", type=int, default=2000, help="for two actors")
     told = made.parse_args(words)
     before = machine.describe()
+    # Whatever else this machine has: children of this process inherit it.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     models: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as home:
         wide = Path(home) / "wide"
         wide_checkpoint(wide, told.layers, told.seed)
-        for name, path, longest in (("nano", "nano", 300), (f"650M widths, {told.layers} layers", str(wide), 100)):
+        for name, path, longest in (("nano", "nano", 100), (f"650M widths, layers: {told.layers}", str(wide), 50)):
             sequences = sample(told.fasta, told.sequences, told.seed, longest)
             models[name] = one_model(path, sequences, told.rounds)
     result = {"date": datetime.date.today().isoformat(), "machine": before, "models": models}
