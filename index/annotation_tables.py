@@ -10,10 +10,12 @@ from typing import Any
 
 import duckdb
 
-from index import duck, versions
+from index import copies, duck, versions
 from index.errors import StoreError
+from index.places import Place
 from index.store import Store
 
+FOLDER = "annotations"
 ALIAS = "annotation_tables"
 META_SCHEMA = "raypipe"
 META_TABLE = f"{META_SCHEMA}.tables"
@@ -35,13 +37,13 @@ class AnnotationTable:
     meta: dict[str, Any]
 
 
-def annotations_folder(store: Store) -> Path:
+def annotations_folder(store: Store) -> Place:
     """The folder of all versions."""
-    return store.root / "annotations"
+    return store.root / FOLDER
 
 
 def live_database(store: Store) -> Path | None:
-    """File of the live version, or None where nothing is annotated yet.
+    """File of the live version, or of a copy on this machine; None where nothing is annotated yet.
 
     Raises:
         StoreError: CURRENT names a version that is not there.
@@ -49,8 +51,13 @@ def live_database(store: Store) -> Path | None:
     version = versions.current(annotations_folder(store))
     if version is None:
         return None
-    file = annotations_folder(store) / f"{version}.duckdb"
-    if not file.is_file():
+    try:
+        mend = "remove it and CURRENT beside it, annotate again"
+        file = copies.fetch(store.root, FOLDER, version, f"{version}.duckdb", mend=mend)
+    except FileNotFoundError:
+        file = None
+    if file is None or not file.is_file():
+        file = annotations_folder(store) / f"{version}.duckdb"
         raise StoreError(f"{file}: missing, though CURRENT names it; run raypipe annotate {store.root} again")
     return file
 
@@ -97,6 +104,7 @@ def _described(file: Path, inode: int, changed: int) -> tuple[AnnotationTable, .
 
 
 def _damaged(file: Path, error: duckdb.Error) -> StoreError:
+    named = copies.original(file)
     return StoreError(
-        f"{file}: cannot be opened ({duck.first_lines(error)}); remove it and CURRENT beside it, annotate again"
+        f"{named}: cannot be opened ({duck.first_lines(error)}); remove it and CURRENT beside it, annotate again"
     )

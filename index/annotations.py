@@ -86,10 +86,10 @@ def annotate(
     paths = {name: Path(path) for name, path in tables.items()}
     live = live_database(store)
     _check_names(store, paths)
-    work = store.root / files.TEMPORARY / f"annotate-{uuid.uuid4().hex}"
+    work = files.scratch(store.root) / f"annotate-{uuid.uuid4().hex}"
     try:
         work.mkdir(parents=True)
-        with duck.new_connection(memory_limit, spill=work / "spill") as connection:
+        with duck.new_connection(memory_limit, spill=work / "spill", reads=store.root) as connection:
             if live is not None:
                 attach(connection, live, "old")
             before = {table.name.lower(): table for table in list_tables(store)}
@@ -131,7 +131,7 @@ def annotate(
 
 
 def _check_names(store: Store, tables: Mapping[str, Path]) -> None:
-    if "?" in str(store.root):
+    if "?" in str(files.scratch(store.root)):
         raise StoreError(f"{store.root}: DuckDB cannot write below a folder with '?' in its path; rename the folder")
     predicted = {name.lower() for name in store.predictions}
     for name in tables:

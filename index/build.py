@@ -27,6 +27,7 @@ from index.info import (
     checksum,
     choose_type,
     current_info,
+    held_file,
     index_folder,
     verify_files,
 )
@@ -103,7 +104,7 @@ def build_index(
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         learned_rows=num_rows if standing is None else standing.learned_rows or standing.rows,
     )
-    folder = store.root / files.TEMPORARY / f"index-{uuid.uuid4().hex}"
+    folder = files.scratch(store.root) / f"index-{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True)
         if standing is not None:
@@ -201,8 +202,8 @@ def _write(
         if standing is None:
             index, seq_ids = _empty(info, parts, transform), np.empty(0, np.int64)
         else:
-            held = index_folder(store) / standing.version
-            index, seq_ids = faiss.read_index(str(held / VECTORS)), np.load(held / ROWS)
+            index = faiss.read_index(str(held_file(store, standing, VECTORS)))
+            seq_ids = np.load(held_file(store, standing, ROWS))
         fresh = parts[len(standing.built_from["parts"]) :] if standing else parts
         seq_ids = np.concatenate([seq_ids, _fill(index, info, fresh, transform, progress)])
         faiss.write_index(index, str(folder / VECTORS))

@@ -44,7 +44,7 @@ def write_catalog(store: Store, file: Path) -> None:
             return
         written = 0
         first = _first(ingested_records(store))
-        with duck.new_connection() as connection:
+        with duck.new_connection(reads=store.root) as connection:
             relation = connection.sql(
                 f"SELECT s.seq_id, r.id, r.description, r.n_records, s.length "
                 f"FROM {duck.parquet(store.parts('sequences'))} s JOIN ({first}) r USING (seq_id) "
@@ -92,7 +92,7 @@ def take_living(store: Store, catalog: Catalog, seq_ids: np.ndarray) -> pa.Table
     touched = np.intersect1d(seq_ids, touched_sequences(store))
     if not len(touched):
         return rows
-    with duck.new_connection() as connection:
+    with duck.new_connection(reads=store.root) as connection:
         connection.register("touched", pa.table({"seq_id": touched}))
         records = f"SELECT * FROM ({placed_records(store)}) SEMI JOIN touched USING (seq_id)"
         left = connection.sql(f"SELECT * FROM ({_first(records)}) ORDER BY seq_id").to_arrow_table()

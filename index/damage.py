@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from index import duck
+from index.parquet import open_parquet
 from index.parts import fitting_parts
+from index.places import Place, below, is_of_transport, raise_unreachable
 from index.sets import Prediction, ShardedSet
 from index.store import Store
 
@@ -19,7 +19,9 @@ _OF_A_FILE = re.compile(r"parquet|failed to read file|no files found|not read en
 
 
 def is_damage(error: duckdb.Error) -> bool:
-    """Whether DuckDB complains of a Parquet file that it read."""
+    """Whether DuckDB complains of a Parquet file that it read, or could not read for the way to it."""
+    if is_of_transport(error):
+        return True
     # What its Parquet reader meets inside of a page comes as an error of no class of its own.
     if type(error) is duckdb.Error:
         return True
@@ -34,10 +36,14 @@ def complaint(store: Store, owners: Sequence[ShardedSet | str], error: duckdb.Er
 
     Args:
         owners: sets, and tables of the store ("sequences", "records", "rejects"); at least one.
+
+    Raises:
+        UnreachableError: no file is damaged, the object store cannot be reached.
     """
+    raise_unreachable(store.root, error)
     said = duck.first_lines(error)
     files = {path: owner for owner in owners for path in _parts(store, owner)}
-    damaged = next((path for path in files if path.relative_to(store.root).as_posix() in said), None)
+    damaged = next((path for path in files if below(path, store.root) in said), None)
     damaged = damaged or next((path for path in files if not _readable(path)), None)
     if damaged is not None:
         return f"{damaged}: is damaged ({said}); {_mend(files[damaged])}"
@@ -45,11 +51,11 @@ def complaint(store: Store, owners: Sequence[ShardedSet | str], error: duckdb.Er
     return f"{said}; a file is damaged in {folders}"
 
 
-def _parts(store: Store, owner: ShardedSet | str) -> list[Path]:
+def _parts(store: Store, owner: ShardedSet | str) -> list[Place]:
     return store.parts(owner) if isinstance(owner, str) else fitting_parts(store, owner)
 
 
-def _folder(store: Store, owner: ShardedSet | str) -> Path:
+def _folder(store: Store, owner: ShardedSet | str) -> Place:
     return store.root / owner if isinstance(owner, str) else store.root / owner.main / owner.name
 
 
@@ -61,9 +67,9 @@ def _mend(owner: ShardedSet | str) -> str:
     return f"remove it and run the same raypipe {verb} again, which makes what is missing"
 
 
-def _readable(path: Path) -> bool:
+def _readable(path: Place) -> bool:
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             for _ in file.iter_batches(4096):
                 pass
     except (pa.ArrowException, OSError, ValueError):

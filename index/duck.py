@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tempfile
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
+from index.places import Place, RemotePath
+
+# What DuckDB calls the files of a remote store: not by their own scheme, of which it may think to know something.
+REMOTE = "atlas"
 _TYPES = {
     pa.string(): "VARCHAR",
     pa.int64(): "BIGINT",
@@ -44,9 +49,17 @@ def escape_glob(path: str | os.PathLike[str]) -> str:
     return "".join(f"[{character}]" if character in "[*?" else character for character in os.fspath(path))
 
 
-def parquet(paths: Iterable[Path], *, filename: bool = False) -> str:
-    """A table function call that reads `paths` together; there must be at least one."""
-    names = ", ".join(literal(escape_glob(path)) for path in paths)
+def path_name(path: Place) -> str:
+    """What DuckDB calls a file or folder of a store."""
+    return f"{REMOTE}://{path.key.lstrip('/')}" if isinstance(path, RemotePath) else os.fspath(path)
+
+
+def parquet(paths: Iterable[Place], *, filename: bool = False) -> str:
+    """A table function call that reads `paths` together; there must be at least one.
+
+    The connection needs `reads` of their store, where that is remote.
+    """
+    names = ", ".join(literal(escape_glob(path_name(path))) for path in paths)
     return f"read_parquet([{names}]{', filename = true' if filename else ''})"
 
 
@@ -86,7 +99,10 @@ def reserved_words() -> frozenset[str]:
 
 
 def new_connection(
-    memory_limit: str | None = None, threads: int | None = None, spill: Path | None = None
+    memory_limit: str | None = None,
+    threads: int | None = None,
+    spill: Path | None = None,
+    reads: Place | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """An in-memory database that fetches no extensions and reads no Python variables.
 
@@ -94,6 +110,7 @@ def new_connection(
         memory_limit: such as "4GB"; beyond it DuckDB spills to disk. Its default is four fifths of the memory.
         threads: at most so many; all cores if None.
         spill: the folder to spill to; one below the system's temporary folder if None.
+        reads: root of the store whose files are read; only of remote ones does DuckDB have to know.
     """
     config: dict[str, Any] = {
         "autoinstall_known_extensions": "false",
@@ -105,7 +122,50 @@ def new_connection(
         config["memory_limit"] = memory_limit
     if threads is not None:
         config["threads"] = str(threads)
-    return duckdb.connect(":memory:", config=config)
+    connection = duckdb.connect(":memory:", config=config)
+    if isinstance(reads, RemotePath):
+        connection.register_filesystem(_remote_files()(reads.filesystem))
+    return connection
+
+
+@cache
+def _remote_files() -> Any:
+    """The class by which DuckDB reads through a file system of pyarrow: it has no access of its own to any server."""
+    # Here, not above: most stores are on disks.
+    from fsspec.implementations.arrow import ArrowFSWrapper
+    from pyarrow.fs import FileSelector
+
+    class RemoteFiles(ArrowFSWrapper):
+        protocol = REMOTE  # type: ignore[assignment]
+        cachable = False
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return path.removeprefix(f"{REMOTE}://")
+
+        @cached_property
+        def _seen(self) -> dict[str, dict[str, Any]]:
+            return {}
+
+        def info(self, path: str, **_: Any) -> dict[str, Any]:
+            # DuckDB asks ten times for every file: from one listing of its folder that costs no request.
+            name = self._strip_protocol(path)
+            if name not in self._seen:
+                folder = FileSelector(name.rpartition("/")[0], allow_not_found=True)
+                self._seen.update((found.path, self._make_entry(found)) for found in self.fs.get_file_info(folder))
+            if name not in self._seen:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            return self._seen[name]
+
+        def modified(self, path: str) -> Any:
+            return self.info(path)["mtime"]
+
+        def glob(self, path: str, **_: Any) -> list[str]:
+            # The patterns here match themselves only, see `escape_glob`.
+            name = self._strip_protocol(re.sub(r"\[([\[*?])\]", r"\1", path))
+            return [name] if self.exists(name) else []
+
+    return RemoteFiles
 
 
 def first_lines(error: Exception, count: int = 2) -> str:

@@ -11,5 +11,9 @@ class StoreLockedError(StoreError):
     """Another live process is writing to the store."""
 
 
+class UnreachableError(StoreError):
+    """An object store does not answer, or refuses; what stands in it is not known, and nothing is wrong with it."""
+
+
 class StaleIndexError(StoreError):
     """The index was built from other embeddings than the store holds now."""

@@ -105,7 +105,7 @@ def resolve_ids(store: Store, ids: Sequence[str]) -> tuple[list[str], np.ndarray
     """
     found: dict[str, list[int]] = {}
     if ids and store.parts("records"):
-        with duck.new_connection() as connection:
+        with duck.new_connection(reads=store.root) as connection:
             rows = connection.execute(
                 f"SELECT id, list(DISTINCT seq_id ORDER BY seq_id) FROM {living_records(store)} "
                 "WHERE id IN (SELECT unnest(?::VARCHAR[])) GROUP BY id",
@@ -156,7 +156,7 @@ def _annotations_of(store: Store, seq_ids: np.ndarray, asked: dict[str, tuple[st
     """The first annotation row of each sequence, in the order of `seq_ids` (sorted, distinct)."""
     database = live_database(store)
     result: dict[str, pa.ChunkedArray] = {}
-    with duck.new_connection() as connection:
+    with duck.new_connection(reads=store.root) as connection:
         if database is not None:
             attach(connection, database)
         connection.register("hit", pa.table({"seq_id": seq_ids}))

@@ -8,18 +8,20 @@ import math
 import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from index import versions
+from index import copies, versions
+from index.copies import HASHED_AT_OPEN
 from index.errors import StoreError
+from index.places import Place, open_stream, transport_errors
 from index.store import Store
 
+INDEX = "index"
 INFO = "index.json"
 VECTORS = "vectors.faiss"
 ROWS = "rows.npy"
 CATALOG = "catalog.parquet"
 TRANSFORM = "transform.npz"
-HASHED_AT_OPEN = 256 << 20
 FLAT = "Flat"
 EXHAUSTIVE_BELOW = 300_000
 
@@ -83,9 +85,23 @@ class IndexInfo:
         return value
 
 
-def index_folder(store: Store) -> Path:
+def index_folder(store: Store) -> Place:
     """The folder of all versions."""
-    return store.root / "index"
+    return store.root / INDEX
+
+
+def held_file(store: Store, info: IndexInfo, name: str) -> Path:
+    """A file of an index as it can be mapped: where it stands, or a copy of it on this machine.
+
+    Raises:
+        StoreError: it cannot be copied, or is not what index.json says.
+    """
+    mend = f"build the index again: {rebuild(store, info)}"
+    try:
+        return copies.fetch(store.root, INDEX, info.version, name, mend=mend, sha256=info.checksums[name]["sha256"])
+    except (FileNotFoundError, KeyError) as error:
+        file = index_folder(store) / info.version / name
+        raise StoreError(f"{file}: missing; {mend}") from error
 
 
 def current_info(store: Store) -> IndexInfo | None:
@@ -129,10 +145,11 @@ def rebuild(store: Store, info: IndexInfo | None = None) -> str:
     return " ".join(["raypipe index", str(store.root), *map(shlex.quote, options)])
 
 
-def checksum(file: Path) -> dict[str, Any]:
+def checksum(file: Place) -> dict[str, Any]:
     """Bytes and sha256 of `file`."""
-    with file.open("rb") as stream:
-        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+    with transport_errors(file), open_stream(file) as stream:
+        digest = hashlib.file_digest(cast(Any, stream), "sha256")
+        return {"bytes": file.stat().st_size, "sha256": digest.hexdigest()}
 
 
 def verify_files(store: Store, info: IndexInfo, *, thorough: bool = False) -> None:

@@ -2,6 +2,8 @@
 
 The kernel's advisory lock decides, so a killed holder's lock is free at once; on NFS and Lustre the server does the
 same. What is written inside the file only tells people who holds it.
+
+In an object store there is no lock: that one writes at a time is the user's business there.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from index.errors import StoreError, StoreLockedError
+from index.places import Place, RemotePath
 
 LOCK_FILE = ".lock"
 
@@ -37,8 +40,15 @@ class Holder:
     writing: bool | None
 
 
-def read_holder(root: Path) -> Holder | None:
+def has_lock(root: Place) -> bool:
+    """Whether there is such a thing as a lock."""
+    return not isinstance(root, RemotePath)
+
+
+def read_holder(root: Place) -> Holder | None:
     """Who holds the store at `root`, or held it last; None if nobody ever did. The lock itself is not touched."""
+    if isinstance(root, RemotePath):
+        return None
     path = root / LOCK_FILE
     try:
         said = json.loads(path.read_bytes())
@@ -68,13 +78,16 @@ def _has_open(pid: int, path: Path) -> bool | None:
 
 
 @contextmanager
-def writer_lock(root: Path) -> Iterator[None]:
-    """Hold the store at `root` for writing.
+def writer_lock(root: Place) -> Iterator[None]:
+    """Hold the store at `root` for writing; nothing where there is no lock.
 
     Raises:
         StoreLockedError: another live process holds it; the message names host, process and start.
         StoreError: the folder cannot be written.
     """
+    if isinstance(root, RemotePath):
+        yield
+        return
     path = root / LOCK_FILE
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from index.parquet import read_schema
+from index.places import Place
 from index.receipts import is_unchanged, list_files, newest_receipts
 from index.schema import read_footer
 from index.sets import ShardedSet
 from index.store import Store
 
 
-def fitting_parts(store: Store, made: ShardedSet, seq_ids: np.ndarray | None = None) -> list[Path]:
+def fitting_parts(store: Store, made: ShardedSet, seq_ids: np.ndarray | None = None) -> list[Place]:
     """The files of `made` in its main folder that were made for it, in order.
 
     A damaged file is among them: whoever reads it shall complain.
@@ -41,7 +41,7 @@ def fitting_parts(store: Store, made: ShardedSet, seq_ids: np.ndarray | None = N
     return parts
 
 
-def _counts(path: Path, fingerprint: str, seq_ids: np.ndarray | None) -> bool:
+def _counts(path: Place, fingerprint: str, seq_ids: np.ndarray | None) -> bool:
     status = path.stat()
     footer = _footer(path, status.st_ino, status.st_mtime_ns)
     if footer is None:
@@ -62,12 +62,12 @@ def _holds(span: tuple[int, int], seq_ids: np.ndarray | None) -> bool:
 
 
 @lru_cache(maxsize=1 << 16)
-def _footer(path: Path, inode: int, changed: int) -> dict[str, Any] | None:
+def _footer(path: Place, inode: int, changed: int) -> dict[str, Any] | None:
     """What a part says of itself, None if it is damaged; parts are replaced whole, so inode and time tell them apart.
 
     Kept, since a served search with a condition asks for every part's each time.
     """
     try:
-        return read_footer(pq.read_schema(path).metadata)
+        return read_footer(read_schema(path).metadata)
     except (pa.ArrowException, OSError, ValueError):
         return None

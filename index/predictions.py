@@ -126,7 +126,7 @@ def predictions_of(store: Store, seq_ids: np.ndarray, asked: dict[str, tuple[str
         StoreError: a part is damaged.
     """
     result: dict[str, pa.ChunkedArray] = {}
-    with duck.new_connection() as connection:
+    with duck.new_connection(reads=store.root) as connection:
         connection.register("hit", pa.table({"seq_id": seq_ids}))
         for set_name in dict.fromkeys(owner for owner, _ in asked.values()):
             made = store.prediction(set_name)

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from index import duck, files
 from index.errors import StoreError
+from index.parquet import read_parquet
+from index.places import Place
 from index.store import Store
 
 SCHEMA = pa.schema(
@@ -77,7 +77,7 @@ def removed_sequences(store: Store) -> np.ndarray:
     """Sequences without a record: sorted seq_ids, int64 (n,)."""
     if not store.removals:
         return np.empty(0, np.int64)
-    with duck.new_connection() as connection:
+    with duck.new_connection(reads=store.root) as connection:
         found = connection.execute(f"{_dead(store)} ORDER BY seq_id").fetchnumpy()["seq_id"]
     return np.asarray(found, dtype=np.int64)
 
@@ -87,12 +87,12 @@ def touched_sequences(store: Store) -> np.ndarray:
 
     Cheap to ask again: every answer to a search does.
     """
-    return _touched(tuple((str(path), path.stat().st_mtime_ns) for path in _files(store)))
+    return _touched(tuple((path, path.stat().st_mtime_ns) for path in _files(store)))
 
 
 @lru_cache(maxsize=8)
-def _touched(versions: tuple[tuple[str, int], ...]) -> np.ndarray:
-    ids = [pq.read_table(path, columns=["seq_id"])["seq_id"].to_numpy() for path, _ in versions]
+def _touched(versions: tuple[tuple[Place, int], ...]) -> np.ndarray:
+    ids = [read_parquet(path, columns=["seq_id"])["seq_id"].to_numpy() for path, _ in versions]
     found = np.unique(np.concatenate([np.empty(0, np.int64), *ids]))
     found.flags.writeable = False
     return found
@@ -107,7 +107,7 @@ def remove_records(store: Store, ids: Sequence[str]) -> Removal:
     asked = sorted(set(ids))
     gone = pa.Table.from_pylist([], SCHEMA)
     if store.parts("records"):
-        with duck.new_connection() as connection:
+        with duck.new_connection(reads=store.root) as connection:
             gone = connection.sql(
                 f"SELECT place, id, seq_id FROM ({placed_records(store)}) WHERE id IN (SELECT unnest($ids)) "
                 "ORDER BY place",
@@ -125,7 +125,7 @@ def remove_records(store: Store, ids: Sequence[str]) -> Removal:
     return Removal(gone.num_rows, len(removed_sequences(store)) - before, unknown)
 
 
-def _files(store: Store) -> list[Path]:
+def _files(store: Store) -> list[Place]:
     return [store.root / "removed" / name for name in store.removals]
 
 

@@ -14,7 +14,20 @@ from index.engines import Engine, open_engine
 from index.errors import StaleIndexError, StoreError
 from index.exact import NO_HIT, exact_search
 from index.faiss_runtime import load_faiss
-from index.info import CATALOG, ROWS, VECTORS, IndexInfo, current_info, index_folder, rebuild, verify_files
+from index.info import (
+    CATALOG,
+    INFO,
+    ROWS,
+    VECTORS,
+    IndexInfo,
+    current_info,
+    held_file,
+    index_folder,
+    rebuild,
+    verify_files,
+)
+from index.places import RemotePath
+from index.receipts import list_files
 from index.removals import removed_sequences
 from index.store import Store
 from index.transform_files import of_index
@@ -45,7 +58,7 @@ class Searcher:
         self.info = info
         self._dtype = dtype
         self.transform = transform
-        self.catalog = Catalog(index_folder(store) / info.version / CATALOG)
+        self.catalog = Catalog(held_file(store, info, CATALOG))
         self._seq_ids = seq_ids
         self._parts = parts
         self._living = None if not len(removed) else ~np.isin(seq_ids, removed)
@@ -68,14 +81,15 @@ class Searcher:
         info = current_info(store)
         if info is None:
             raise StoreError(f"{store.root}: no index yet; build one with: {rebuild(store)}")
-        verify_files(store, info, thorough=thorough)
+        if thorough or not isinstance(store.root, RemotePath):  # else its copies are compared, see `held_file`
+            verify_files(store, info, thorough=thorough)
         if not allow_stale:
             _refuse_stale(store, info)
         folder = index_folder(store) / info.version
         faiss = load_faiss()
         try:
-            index = faiss.read_index(str(folder / VECTORS), faiss.IO_FLAG_MMAP_IFC)
-            seq_ids = np.load(folder / ROWS, mmap_mode="r" if info.rows else None)
+            index = faiss.read_index(str(held_file(store, info, VECTORS)), faiss.IO_FLAG_MMAP_IFC)
+            seq_ids = np.load(held_file(store, info, ROWS), mmap_mode="r" if info.rows else None)
         except (RuntimeError, OSError, ValueError) as error:
             raise StoreError(
                 f"{folder}: damaged index ({str(error)[-200:]}); build it again: {rebuild(store, info)}"
@@ -185,7 +199,7 @@ def _refuse_stale(store: Store, info: IndexInfo) -> None:
             f"{store.root}: {info.embeddings!r} was embedded anew with another model or setting since the index was "
             f"built; run: {rebuild(store, info)}"
         )
-    now = describe_inputs(store, finished_parts(store, embedding))
+    now = describe_inputs(store, finished_parts(store, embedding, _untouched(store, info)))
     changes = []
     before, after = ({part["name"]: part for part in parts} for parts in (info.built_from["parts"], now["parts"]))
     for what, names in {
@@ -202,6 +216,19 @@ def _refuse_stale(store: Store, info: IndexInfo) -> None:
         raise StaleIndexError(
             f"{store.root}: the index is older than its store ({'; '.join(changes)}); run: {rebuild(store, info)}"
         )
+
+
+def _untouched(store: Store, info: IndexInfo) -> list[Part]:
+    """Files in an object store that are as long as the index says, and older than the index: to open each costs a
+    second for ten. On a disk times are not to be trusted so far, and opening is cheap."""
+    if not isinstance(store.root, RemotePath):
+        return []
+    listed = list_files(store.root / "embeddings" / info.embeddings)
+    built = (index_folder(store) / info.version / INFO).stat().st_mtime_ns
+    parts = _parts_of(store, info)
+    return [
+        part for part in parts if (found := listed.get(part.path.name)) and found[0] == part.bytes and found[1] < built
+    ]
 
 
 def _parts_of(store: Store, info: IndexInfo) -> list[Part]:

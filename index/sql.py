@@ -49,7 +49,7 @@ def connect(
     Raises:
         StoreError: a file of the store is damaged.
     """
-    connection = duck.new_connection(memory_limit, threads)
+    connection = duck.new_connection(memory_limit, threads, reads=store.root)
     for name, schema in _TABLES.items():
         paths = store.parts(name)
         source = _LIVING[name](store) if name in _LIVING and paths else duck.parquet(paths) if paths else ""
@@ -68,7 +68,8 @@ def connect(
         make = make_views if statement is None or duck.occurring([name], statement) else make_closed_views
         make(connection, store, [name])
     # Both spellings: a path is compared as written, and the views write glob characters in brackets.
-    folders = {f"{store.root}/", f"{duck.escape_glob(store.root)}/"}
+    root = duck.path_name(store.root)
+    folders = {f"{root}/", f"{duck.escape_glob(root)}/"}
     connection.execute(f"SET allowed_directories = [{', '.join(duck.literal(folder) for folder in sorted(folders))}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")

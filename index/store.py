@@ -1,5 +1,7 @@
 """The store: one folder that holds an atlas, and `store.json`, the manifest of what is in it.
 
+The folder is on a disk, or in an object store (see `index/places.py`).
+
     atlas/
       store.json                   this manifest: format, ingested sources, embeddings, predictions, with fingerprints
       sequences/part-*.parquet     distinct sequences (schema.SEQUENCES), seq_id dense and stable, by length per ingest
@@ -20,17 +22,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from index import files
 from index.errors import StoreError
 from index.lock import writer_lock
+from index.places import Place, RemotePath, absence, place
 from index.schema import FORMAT_VERSION
 from index.sets import Embedding, OnLong, Pooling, Prediction, ShardedSet, VectorDtype
 
@@ -63,21 +64,24 @@ class Source:
 class Store:
     """A store opened for reading; writers hold `lock()` while they change it."""
 
-    def __init__(self, root: Path, manifest: dict[str, Any]):
+    def __init__(self, root: Place, manifest: dict[str, Any]):
         self.root = root
         self._manifest = manifest
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Store:
+    def open(cls, path: str | os.PathLike[str] | RemotePath) -> Store:
         """Open an existing store.
 
+        Args:
+            path: a folder, or the URI of one, such as s3://bucket/atlas.
+
         Raises:
-            StoreError: there is none at `path`, it is damaged, or a newer raypipe wrote it.
+            StoreError: there is none at `path`, it is damaged, a newer raypipe wrote it, or nobody answers there.
         """
-        root = Path(path).absolute()
+        root = place(path)
         file = root / MANIFEST
         if not file.is_file():
-            what = "no such folder" if not root.exists() else f"holds no {MANIFEST}"
+            what = absence(root) if not root.exists() else f"holds no {MANIFEST}"
             raise StoreError(f"{root}: not an atlas ({what}); make one with: raypipe ingest INPUT -o {path}")
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
@@ -92,13 +96,13 @@ class Store:
         raise StoreError(f"{file}: store format {version}; this raypipe reads {FORMAT_VERSION}: use a matching one")
 
     @classmethod
-    def open_or_create(cls, path: str | os.PathLike[str]) -> Store:
+    def open_or_create(cls, path: str | os.PathLike[str] | RemotePath) -> Store:
         """Open the store at `path`, or make an empty one where nothing (or an empty folder) stands.
 
         Raises:
             StoreError: a file or a folder with other content stands there, or it cannot be written.
         """
-        root = Path(path).absolute()
+        root = place(path)
         if is_store(root):
             return cls.open(root)
         if root.exists() and not root.is_dir():
@@ -115,15 +119,19 @@ class Store:
                     manifest = {"format": FORMAT_VERSION, "created": created, "sources": [], "embeddings": {}}
                     files.write_json(root / MANIFEST, manifest, root)
         except OSError as error:
-            raise StoreError(f"{root}: cannot write there ({error.strerror}); choose another folder with -o") from error
+            why = error.strerror or error
+            raise StoreError(f"{root}: cannot write there ({why}); choose another folder with -o") from error
         return cls.open(root)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the one writer: takes the lock, reads the manifest afresh and sweeps leftovers of killed writers."""
+        """Be the one writer: takes the lock, reads the manifest afresh and sweeps leftovers of killed writers.
+
+        In an object store there is no lock: that nobody else writes meanwhile is for the user to see to.
+        """
         with writer_lock(self.root):
             self._manifest = Store.open(self.root)._manifest
-            shutil.rmtree(self.root / files.TEMPORARY, ignore_errors=True)
+            files.sweep(self.root)
             yield
 
     @property
@@ -204,7 +212,7 @@ class Store:
         """Add or replace the manifest's entry of one set of predictions. Call under `lock()`."""
         self._put(prediction)
 
-    def parts(self, kind: str) -> list[Path]:
+    def parts(self, kind: str) -> list[Place]:
         """Part files of "sequences", "records" or "rejects" that belong to committed sources, in order.
 
         Rejects of embedding and prediction runs (`part-embed-*`, `part-predict-*`) are included.
@@ -213,11 +221,11 @@ class Store:
         found = sorted((self.root / kind).glob("part-*.parquet"))
         return [path for path in found if path.name.split("-")[1] in committed | {"embed", "predict"}]
 
-    def set_parts(self, made: ShardedSet, folder: str | None = None) -> list[Path]:
+    def set_parts(self, made: ShardedSet, folder: str | None = None) -> list[Place]:
         """Finished shard files of one set in `folder` (its main one if None), in order."""
         return sorted((self.root / (folder or made.main) / made.name).glob("part-*.parquet"))
 
-    def embedding_parts(self, name: str, kind: str = "embeddings") -> list[Path]:
+    def embedding_parts(self, name: str, kind: str = "embeddings") -> list[Place]:
         """Finished shard files of one set of vectors ("embeddings" or "tokens"), in order."""
         return sorted((self.root / kind / name).glob("part-*.parquet"))
 
@@ -231,6 +239,6 @@ class Store:
         self._manifest = manifest
 
 
-def is_store(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` is a folder with a manifest."""
-    return (Path(path) / MANIFEST).is_file()
+def is_store(path: str | os.PathLike[str] | RemotePath) -> bool:
+    """Whether `path` is a folder with a manifest, or the URI of one."""
+    return (place(path) / MANIFEST).is_file()

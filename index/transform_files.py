@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from index.errors import StoreError
 from index.info import TRANSFORM, IndexInfo, index_folder, rebuild
+from index.places import Place, place
 from index.store import Store
 from index.transforms import FORMAT, Kind, Transform, parse_kind
 
@@ -47,7 +49,7 @@ def find(asked: str | Path, fingerprint: str, dimension: int) -> Kind | Transfor
     """
     if not is_file(asked):
         return parse_kind(str(asked))
-    made = load(Path(asked))
+    made = load(place(asked))
     if (made.fingerprint, made.dimension) != (fingerprint, dimension):
         raise StoreError(
             f"{asked}: was learned from vectors of another model, layer or pooling (fingerprint "
@@ -71,14 +73,14 @@ def save(transform: Transform, path: Path) -> None:
         np.savez(stream, about=np.array(json.dumps(about)), **arrays)
 
 
-def load(path: Path) -> Transform:
+def load(path: Place) -> Transform:
     """Read a transform.
 
     Raises:
         StoreError: the file is missing, damaged, or no transform.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as file:
             about = json.loads(str(file["about"][()]))
             mean, matrix = (file.get(name) for name in ("mean", "matrix"))
         if about["format"] != FORMAT:

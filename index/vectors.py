@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,17 +17,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from index.errors import StoreError
+from index.parquet import open_parquet
+from index.places import Place, RemotePath, transport_errors
 from index.schema import read_footer, vector_type
 from index.store import Embedding, Store
 
 BATCH_BYTES = 32 << 20
+REQUESTS = 16
 
 
 @dataclass(frozen=True)
 class Part:
     """One finished file of vectors."""
 
-    path: Path
+    path: Place
     rows: int
     bytes: int
     digest: str
@@ -37,16 +40,24 @@ class Part:
         return {"name": self.path.name, "rows": self.rows, "bytes": self.bytes, "digest": self.digest}
 
 
-def finished_parts(store: Store, embedding: Embedding) -> list[Part]:
+def finished_parts(store: Store, embedding: Embedding, known: Sequence[Part] = ()) -> list[Part]:
     """The files of a set of vectors, each made by the set's own model.
+
+    Args:
+        known: files that need not be opened: they are what they were.
 
     Raises:
         StoreError: a file is damaged, of another model, layer or pooling, or of another dimension.
     """
-    return [_open_part(store, embedding, path) for path in store.set_parts(embedding)]
+    opened = {part.path: part for part in known}
+    paths = store.set_parts(embedding)
+    if not isinstance(store.root, RemotePath):
+        return [_open_part(store, embedding, path) for path in paths]
+    with ThreadPoolExecutor(REQUESTS) as pool:  # which mostly wait for answers
+        return list(pool.map(lambda path: opened.get(path) or _open_part(store, embedding, path), paths))
 
 
-def batches(parts: Sequence[Part], dimension: int) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
+def batches(parts: Sequence[Part], dimension: int) -> Iterator[tuple[Place, np.ndarray, np.ndarray]]:
     """Stream vectors in stored order, about 32 MiB at a time.
 
     Yields:
@@ -55,7 +66,7 @@ def batches(parts: Sequence[Part], dimension: int) -> Iterator[tuple[Path, np.nd
     rows = max(1, BATCH_BYTES // (4 * dimension))
     for part in parts:
         try:
-            with pq.ParquetFile(part.path) as file:
+            with open_parquet(part.path) as file:
                 for batch in file.iter_batches(rows, columns=["seq_id", "embedding"]):
                     yield (
                         part.path,
@@ -118,14 +129,14 @@ def take(parts: Sequence[Part], rows: np.ndarray, dimension: int) -> np.ndarray:
         places = np.flatnonzero(owners == owner)
         local = rows[places] - (ends[owner] - part.rows)
         try:
-            with pq.ParquetFile(part.path) as file:
+            with open_parquet(part.path) as file:
                 _take_from(file, part.path, local, places, result)
         except (pa.ArrowException, OSError) as error:
             raise _damaged(part.path, error) from error
     return result
 
 
-def _take_from(file: pq.ParquetFile, path: Path, local: np.ndarray, places: np.ndarray, result: np.ndarray) -> None:
+def _take_from(file: pq.ParquetFile, path: Place, local: np.ndarray, places: np.ndarray, result: np.ndarray) -> None:
     ends = np.cumsum([file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)])
     groups = np.searchsorted(ends, local, side="right")
     for group in np.unique(groups):
@@ -135,9 +146,9 @@ def _take_from(file: pq.ParquetFile, path: Path, local: np.ndarray, places: np.n
         result[places[chosen]] = _matrix(column, result.shape[1], path)[offsets]
 
 
-def _open_part(store: Store, embedding: Embedding, path: Path) -> Part:
+def _open_part(store: Store, embedding: Embedding, path: Place) -> Part:
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
         size, digest = path.stat().st_size, _footer_digest(path)
         footer = read_footer(schema.metadata)
@@ -156,20 +167,20 @@ def _open_part(store: Store, embedding: Embedding, path: Path) -> Part:
     return Part(path, rows, size, digest)
 
 
-def _footer_digest(path: Path) -> str:
+def _footer_digest(path: Place) -> str:
     """sha256 of the Parquet footer, which describes every column chunk: cheap, and survives copying the store."""
-    with path.open("rb") as stream:
+    with transport_errors(path), path.open("rb") as stream:
         stream.seek(-8, 2)
         (length,) = struct.unpack("<I", stream.read(4))
         stream.seek(-8 - length, 2)
         return hashlib.sha256(stream.read(length)).hexdigest()
 
 
-def _matrix(column: pa.Array, dimension: int, path: Path) -> np.ndarray:
+def _matrix(column: pa.Array, dimension: int, path: Place) -> np.ndarray:
     if column.null_count:
         raise StoreError(f"{path}: {column.null_count} rows hold no vector; remove the file and embed again")
     return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension).astype(np.float32)
 
 
-def _damaged(path: Path, error: Exception) -> StoreError:
+def _damaged(path: Place, error: Exception) -> StoreError:
     return StoreError(f"{path}: cannot be read ({error}); if it is damaged remove it and run raypipe embed again")

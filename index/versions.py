@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 from index import files
 from index.errors import StoreError
+from index.places import Place
 
 CURRENT = "CURRENT"
 
 
-def current(folder: Path) -> str | None:
+def current(folder: Place) -> str | None:
     """Name of the live version, or None where nothing is published.
 
     Raises:
@@ -29,13 +27,13 @@ def current(folder: Path) -> str | None:
     return name
 
 
-def following(folder: Path) -> str:
+def following(folder: Place) -> str:
     """A name above every version that stands in `folder`, published or not."""
     taken = [int(name) for path in folder.glob("*") if (name := path.name.split(".")[0]).isdigit()]
     return f"{max([*taken, int(current(folder) or 0)]) + 1:06d}"
 
 
-def publish(folder: Path, version: str, root: Path) -> None:
+def publish(folder: Place, version: str, root: Place) -> None:
     """Make `version` the live one, and remove all but it and the one before it.
 
     Readers of a removed version keep their open files: the system frees them when the last one closes.
@@ -47,4 +45,4 @@ def publish(folder: Path, version: str, root: Path) -> None:
     for path in folder.glob("*"):
         name = path.name.split(".")[0]
         if name.isdigit() and name not in kept:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            files.remove(path)

@@ -59,7 +59,9 @@ _NOISE_SEED = 1016
 _NOISE_SCALE = 0.02
 
 
-def convert(src: str | Path, dst: str | Path, u_row: Literal["U", "T"] | None = None) -> list[str]:
+def convert(
+    src: str | Path, dst: str | Path, u_row: Literal["U", "T"] | None = None, source: str | None = None
+) -> list[str]:
     """Write a checkpoint folder that `load` reads: config.json, vocab.txt, model.safetensors.
 
     Args:
@@ -69,6 +71,7 @@ def convert(src: str | Path, dst: str | Path, u_row: Literal["U", "T"] | None = 
         u_row: for GenBio's layout, which of its rows becomes U. Without it, the checkpoint's name decides (that of the
             folder, or `_name_or_path` in its config.json): U for AIDO.RNA 650M and 1.6B, T for the CDS ones. For the
             MARS ones, and for names that are not in the registry, it has to be given.
+        source: the checkpoint's name where it is better known than by its files: ORG/NAME@COMMIT of the hub.
 
     Returns:
         Remarks: which row was taken and why, what was dropped.
@@ -86,7 +89,7 @@ def convert(src: str | Path, dst: str | Path, u_row: Literal["U", "T"] | None = 
         raise ModelError(f"u_row is U or T, not {u_row!r}")
     notes: list[str] = []
     if layout == "genbio":
-        u_row, why = _choose_u_row(src, settings, u_row)
+        u_row, why = _choose_u_row(src, settings, u_row, source)
         notes.append(f"uracil takes GenBio's row of {u_row}: {why}")
     elif u_row is not None:
         raise ModelError(
@@ -118,7 +121,7 @@ def convert(src: str | Path, dst: str | Path, u_row: Literal["U", "T"] | None = 
         **({"trained": own["trained"]} if "trained" in own else {}),
         **({"trained_heads": own["trained_heads"]} if "trained_heads" in own else {}),
         **({"heads": described} if described else {}),
-        "source": str(settings.get("_name_or_path") or src.resolve().name),
+        "source": source or str(settings.get("_name_or_path") or src.resolve().name),
         "source_layout": layout,
         **({"u_row": u_row} if u_row else {}),
     }
@@ -127,11 +130,11 @@ def convert(src: str | Path, dst: str | Path, u_row: Literal["U", "T"] | None = 
 
 
 def _choose_u_row(
-    src: Path, settings: Mapping[str, Any], given: Literal["U", "T"] | None
+    src: Path, settings: Mapping[str, Any], given: Literal["U", "T"] | None, source: str | None
 ) -> tuple[Literal["U", "T"], str]:
     if given is not None:
         return given, "as asked"
-    names = [str(settings.get("_name_or_path") or ""), src.resolve().name]
+    names = [source] if source else [str(settings.get("_name_or_path") or ""), src.resolve().name]
     known: list[Entry] = [entry for entry in map(recognise, names) if entry is not None]
     rows = {entry.u_row for entry in known}
     if len(rows) == 1:

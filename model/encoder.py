@@ -97,7 +97,9 @@ class AidoRna(nn.Module):
         self.config = config
         self.checkpoint_activations = False
         self.attention_dropout = config.attention_dropout
-        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        # As nn.Embedding draws them itself; but on the meta device that imports torch's compiler, for a second or two.
+        drawn = torch.randn(config.vocab_size, config.hidden_size)
+        self.embedding = nn.Embedding.from_pretrained(drawn, freeze=False)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.final_norm = make_norm(config, config.norm_eps)
         self.pooler = Pooler(config) if pooler else None

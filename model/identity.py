@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from model.alphabet import STANDARD_TOKENS, Alphabet
@@ -38,11 +39,21 @@ def read_alphabet(folder: Path) -> Alphabet:
     return Alphabet.from_file(file) if file.is_file() else Alphabet(STANDARD_TOKENS)
 
 
-def fingerprint(folder_or_name: str | Path) -> str:
+def sha256(file: Path) -> bytes:
+    """SHA-256 of a file's content, 32 bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
+
+
+def fingerprint(folder_or_name: str | Path, digest: Callable[[Path], bytes] = sha256) -> str:
     """SHA-256 over weights, vocabulary and configuration, 64 hexadecimal digits.
 
     It depends on contents only, so it survives moving, copying and renaming the folder. Of config.json, what says
     nothing about the arithmetic is left out (where the checkpoint came from, versions of tools).
+
+    Args:
+        folder_or_name: the checkpoint.
+        digest: gives the SHA-256 of a file of weights; one that remembers it saves reading gigabytes.
 
     Raises:
         CheckpointError: not a folder that `load` could read.
@@ -61,6 +72,5 @@ def fingerprint(folder_or_name: str | Path) -> str:
     for part in (json.dumps(settings, sort_keys=True), read_alphabet(folder).to_text()):
         whole.update(hashlib.sha256(part.encode()).digest())
     for file in weights.files:
-        with file.open("rb") as stream:
-            whole.update(hashlib.file_digest(stream, "sha256").digest())
+        whole.update(digest(file))
     return whole.hexdigest()

@@ -106,9 +106,10 @@ def recognise(text: str) -> Entry | None:
     """The published checkpoint that a folder name or `_name_or_path` speaks of, or None.
 
     `AIDO.RNA-650M-CDS`, `GB.RNA-650M-CDS` (GenBio's later name), `aido_rna_650m_cds` and paths or hub ids that end
-    in one of these are recognised; the whole last component has to fit, so `650M-CDS-finetuned` is not.
+    in one of these are recognised, with an @REVISION too; the whole last component has to fit, so
+    `650M-CDS-finetuned` is not.
     """
-    last = re.split(r"[/\\]", text.rstrip("/\\"))[-1].lower()
+    last = re.split(r"[/\\]", text.rstrip("/\\"))[-1].partition("@")[0].lower()
     key = re.sub(r"^(aido|gb)[._-]?rna[._-]", "aido.rna-", last).replace("_", "-")
     return entries().get(key)
 

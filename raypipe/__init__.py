@@ -15,7 +15,7 @@ def connect(target: Any) -> Atlas:
     """Open an atlas for questions.
 
     Args:
-        target: the folder of an atlas.
+        target: the folder of an atlas, or its URI, such as s3://bucket/atlas.
 
     Returns:
         The atlas; it loads the index and the model when a question first needs them.

@@ -12,23 +12,26 @@ import os
 import socket
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from index.errors import StoreError
+from index.errors import StoreError, UnreachableError
+from index.parquet import read_rows
+from index.places import place
 from index.receipts import REJECTS
 from index.sets import Embedding, Prediction, ShardedSet
 from index.store import Store, is_store
 from model.errors import ModelError
 from model.head_files import find_head, read_head_file
 from raypipe.attempts import Journal, journal_path
+from raypipe.checkpoints import changed, find_on_node
 from raypipe.completeness import shard_names
 from raypipe.errors import RaypipeError, disk_error, gone
 from raypipe.outputs import Ask, Output, compute, head_name, one_pass
@@ -192,10 +195,17 @@ class ShardActor:
 
     def _explain(self, problem: Exception, *, hopeless: bool) -> tuple[str, bool]:
         """What went wrong in words that say how to mend it, and whether every other shard would fail alike."""
-        if not is_store(self.job.root):
-            return gone(self.job.root), True
+        if os.environ.get("RAYPIPE_DEBUG") == "1":
+            traceback.print_exception(problem)
+        if isinstance(problem, UnreachableError):
+            return str(problem), True
+        try:
+            if not is_store(self.job.root):
+                return gone(self.job.root), True
+        except UnreachableError as unreachable:
+            return str(unreachable), True
         if isinstance(problem, OSError):
-            return str(disk_error(Path(self.job.root), problem)), problem.errno in DISK_ERRORS or not self._ready
+            return str(disk_error(place(self.job.root), problem)), problem.errno in DISK_ERRORS or not self._ready
         ours = isinstance(problem, (ModelError, StoreError, RaypipeError))
         error = str(problem) if ours else f"{type(problem).__name__}: {problem}"
         if self._ready or hopeless:
@@ -218,9 +228,8 @@ class ShardActor:
         if job.device == "cpu":
             torch.set_num_threads(job.threads)
         self.store = Store.open(job.root)
-        self.model = load(first.model_path, device=job.device, dtype=job.compute_dtype)
-        if self.model.fingerprint != first.model_fingerprint:
-            raise _changed(first.model_path, "model")
+        where = find_on_node(first.model, first.model_path, first.model_fingerprint, self._watchdog.progress)
+        self.model = load(where, device=job.device, dtype=job.compute_dtype)
         for made in job.sets:
             if isinstance(made, Prediction) and made.head is not None:
                 # Not `model.heads`, which reads every head that lies there: another one may be damaged.
@@ -230,7 +239,7 @@ class ShardActor:
                     self.model.load_head(made.head_path)
                     head = read_head_file(made.head_path)
                 if head.fingerprint != made.head_fingerprint:
-                    raise _changed(made.head_path or first.model_path, "head")
+                    raise changed(made.head_path or where, "head")
         # What the model cannot do at all is no fault of the sequences, which would all be rejected for it.
         one_pass(self.model, job.sets, ["ACGU"], job.ask)
         # Every batch of every kind of output looks up its tokens' vectors first.
@@ -332,22 +341,9 @@ def _has_lost_device(problem: Exception) -> bool:
     return isinstance(problem, torch.AcceleratorError) and not isinstance(problem, torch.OutOfMemoryError)
 
 
-def _changed(path: str, what: str) -> RaypipeError:
-    return RaypipeError(
-        f"{path} holds another {what} than when and where the run was started; give every machine the same files, and "
-        f"leave them alone while it runs"
-    )
-
-
 def read_sequences(store: Store, task: Task) -> Sequences:
     """seq_ids (N,) int64 and sequences of a task, in order; row groups outside its range are not unpacked."""
-    # Here, not above: with pandas installed its import costs every command a quarter of a second.
-    import pyarrow.dataset as ds
-
-    field = ds.field("seq_id")
-    rows = ds.dataset([str(part) for part in store.parts("sequences")]).to_table(
-        columns=["seq_id", "sequence"], filter=(field >= task.seq_lo) & (field < task.seq_hi)
-    )
+    rows = read_rows(store.parts("sequences"), ["seq_id", "sequence"], task.seq_lo, task.seq_hi)
     rows = rows.sort_by("seq_id")
     if rows.num_rows != task.num_sequences:
         raise RaypipeError(

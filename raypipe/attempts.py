@@ -16,14 +16,15 @@ So a task that was not divided is computed in the same batches, to the same bits
 was divided is not: batches hold other sequences, and the last bits of a sum depend on the shape of its batch.
 
 The journal is a file of JSON lines in the store's folder `.attempts/`, written without syncing (a process that dies
-loses nothing that it has written; after a power cut nobody is accused) and removed when the task's files stand.
+loses nothing that it has written; after a power cut nobody is accused) and removed when the task's files stand. Of an
+atlas in an object store, where nothing can be added to a file, the folder is on each machine's own disk: a death there
+is known to the workers of that machine only, each of which finds the culprit for itself.
 """
 
 from __future__ import annotations
 
 import glob
 import json
-import os
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +33,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from index.files import machine_folder
+from index.places import Place, RemotePath, place
 from index.sets import ShardedSet
 from raypipe.plan import Task
 
@@ -222,13 +225,18 @@ class Journal:
             self._ranges[lo, hi] = _Range(lo, hi, accused=True)
 
 
-def journal_path(root: str | os.PathLike[str], sets: Sequence[ShardedSet], task: Task) -> Path:
+def _folder(root: str | Place) -> Path:
+    where = place(root)
+    return machine_folder(where) / FOLDER if isinstance(where, RemotePath) else where / FOLDER
+
+
+def journal_path(root: str | Place, sets: Sequence[ShardedSet], task: Task) -> Path:
     """Where the journal of a task stands; it is named for the first of `sets` that has a shard of it."""
     made, shard = task.own_shards(sets)[0]
-    return Path(root) / FOLDER / f"{made.main}-{made.name}-{shard.number:06d}.jsonl"
+    return _folder(root) / f"{made.main}-{made.name}-{shard.number:06d}.jsonl"
 
 
-def sweep(root: str | os.PathLike[str], sets: Sequence[ShardedSet], todo: Iterable[Task]) -> None:
+def sweep(root: str | Place, sets: Sequence[ShardedSet], todo: Iterable[Task]) -> None:
     """Remove the journals of finished tasks, and the folder if nothing is left in it.
 
     A worker that is killed between a task's last file and its journal's end leaves one. The caller holds
@@ -238,7 +246,7 @@ def sweep(root: str | os.PathLike[str], sets: Sequence[ShardedSet], todo: Iterab
         sets: of one run.
         todo: the tasks that this run had to do, whose journals stay if they were not done.
     """
-    folder = Path(root) / FOLDER
+    folder = _folder(root)
     keep = {journal_path(root, sets, task) for task in todo}
     for made in sets:
         for path in folder.glob(f"{glob.escape(f'{made.main}-{made.name}')}-{'[0-9]' * 6}.jsonl"):

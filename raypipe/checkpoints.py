@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from model import head_files, registry
 from model.config import AidoRnaConfig, read_json
-from model.errors import CheckpointError
-from model.files import PICKLE, SAFETENSORS, find_weights, tensor_shapes
+from model.errors import ModelError
+from model.files import find_weights, tensor_shapes
 from model.head_files import HeadFile
 from model.identity import checkpoint_folder, fingerprint
 from model.predictions import Decision
-from raypipe.errors import RaypipeError, first_line
+from raypipe import digests, hub
+from raypipe.converted import readable
+from raypipe.errors import RaypipeError
 
-# Pickles are fetched only where there is nothing better.
-SAFE_FILES = ["*.json", "*.safetensors", "vocab.txt"]
-PICKLES = ["*.bin"]
 METRICS = "metrics.json"
 """What makes a folder a result of raypipe finetune."""
 HOW_TO_TRAIN = "train one on labelled sequences, as the README shows, and give its file"
@@ -32,7 +31,8 @@ class Checkpoint:
     """A checkpoint whose files are on this machine.
 
     Attributes:
-        asked: what finds it again from any folder: the user's words, a folder made absolute.
+        asked: what finds it again from any folder: the user's words, a folder made absolute, a repository of the hub
+            pinned to its commit.
         name: short name, fit for a folder in the store.
         path: folder with config.json and the weights, or the name of a shipped checkpoint, which every worker has.
         fingerprint: sha256 over weights, vocabulary and configuration.
@@ -47,13 +47,18 @@ class Checkpoint:
     trained: bool
 
 
-def find_checkpoint(model: str) -> Checkpoint:
+def find_checkpoint(model: str, alive: Callable[[], None] = lambda: None) -> Checkpoint:
     """Find `model`: a folder, a name of the registry, or a hub id with an optional @REVISION.
 
+    A repository of the hub is taken from this machine's cache or fetched, and one in GenBio's layout is converted once.
+
+    Args:
+        alive: called now and then while that goes on.
+
     Raises:
-        RaypipeError: it cannot be had.
-        model.errors.ModelError: its files are damaged, of another architecture, or in GenBio's layout, which is
-            never read at run time (pickles can run code, and which row is uracil is a choice).
+        RaypipeError: it cannot be had, or is a repository of which nobody knows which row is uracil.
+        model.errors.ModelError: its files are damaged, of another architecture, or a folder in GenBio's layout, which
+            is never read at run time (pickles can run code, and which row is uracil is a choice).
     """
     name, _, revision = model.partition("@")
     entry = registry.find(name)
@@ -69,8 +74,9 @@ def find_checkpoint(model: str) -> Checkpoint:
     elif model.startswith((".", "/", "~")) or name.count("/") > 1:
         raise RaypipeError(f"{model}: no such folder; give the folder that holds the checkpoint's config.json")
     elif entry or "/" in name:
-        path = _from_hub(entry.hub_ids if entry else (name,), revision or None, entry)
-        folder, name = Path(path), name.rpartition("/")[2]
+        snapshot = hub.find_snapshot(_hub_ids(name, entry), revision or None, alive)
+        folder, asked, name = readable(snapshot, alive), snapshot.pinned, name.rpartition("/")[2]
+        path = str(folder)
     else:
         raise RaypipeError(
             f"no model {model!r}: give a folder, a hub id (ORG/NAME), or one of: {', '.join(registry.names())}"
@@ -81,9 +87,49 @@ def find_checkpoint(model: str) -> Checkpoint:
         asked=asked,
         name=entry.name if entry else re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-.") or "model",
         path=path,
-        fingerprint=fingerprint(folder),
+        fingerprint=fingerprint(folder, digests.sha256),
         config=AidoRnaConfig.from_json(folder),
         trained=own.get("trained", entry.trained if entry else True),
+    )
+
+
+def find_on_node(asked: str, path: str, expected: str, alive: Callable[[], None] = lambda: None) -> str:
+    """What `model.load` takes on this machine for a checkpoint that was found on another one.
+
+    A repository of the hub is fetched, and converted, by every node for itself; a folder has to be there.
+
+    Args:
+        asked, path, expected: of the `Checkpoint`: what finds it, where it lay there, its fingerprint.
+        alive: called now and then while a download goes on.
+
+    Raises:
+        RaypipeError: it is not here, or is another one here.
+        model.errors.ModelError: its files here are damaged.
+    """
+    problem: Exception = changed(path, "model")
+    try:
+        if fingerprint(path, digests.sha256) == expected:
+            return path
+    except ModelError as error:
+        problem = error
+    if hub.is_pinned(asked):
+        found = find_checkpoint(asked, alive)
+        if found.fingerprint == expected:
+            return found.path
+        problem = changed(found.path, "model")
+    elif registry.find(path) is None and not Path(path).exists():
+        problem = RaypipeError(
+            f"{path}: {socket.gethostname()} has no such folder; put the model where every machine sees it under one "
+            f"path, or name it by its hub id (ORG/NAME), which every machine fetches for itself"
+        )
+    raise problem
+
+
+def changed(path: str, what: str) -> RaypipeError:
+    """What a worker says of files that are not those of the run."""
+    return RaypipeError(
+        f"{path} holds another {what} than when and where the run was started; give every machine the same files, and "
+        f"leave them alone while it runs"
     )
 
 
@@ -180,49 +226,14 @@ def _find_head(checkpoint: Checkpoint, name: str) -> HeadFile:
     )
 
 
+def _hub_ids(name: str, entry: registry.Entry | None) -> tuple[str, ...]:
+    """Where to look for `name`: a repository is meant as named, a name of the registry may be there in two layouts."""
+    if entry is None:
+        return (name,)
+    if "/" not in name:
+        return entry.hub_ids
+    return (next((known for known in entry.hub_ids if known.lower() == name.lower()), name),)
+
+
 def _is_result(name: str) -> bool:
     return (Path(name) / METRICS).is_file()
-
-
-def _from_hub(hub_ids: tuple[str, ...], revision: str | None, entry: registry.Entry | None) -> str:
-    """Folder of the first of `hub_ids` that can be had, from the cache before the network."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    failures = []
-    for offline in (True, False):
-        for hub in hub_ids:
-            try:
-                for patterns in (SAFE_FILES, [*SAFE_FILES, *PICKLES]):
-                    folder = Path(
-                        snapshot_download(hub, revision=revision, allow_patterns=patterns, local_files_only=offline)
-                    )
-                    if _has_weights(folder, SAFETENSORS):
-                        return str(folder)
-                    if _has_weights(folder, PICKLE):
-                        raise RaypipeError(_convert_first(folder, hub, entry))
-                failures += [] if offline else [f"{hub}: holds no weights"]
-            except LocalEntryNotFoundError as error:
-                failures += [] if offline else [f"{hub}: {first_line(error)}"]
-            except (HfHubHTTPError, HFValidationError, OSError) as error:
-                failures.append(f"{hub}: {first_line(error)}")
-    raise RaypipeError(
-        f"the files of {hub_ids[0]} are neither in the cache nor could they be fetched ({'; '.join(failures)}); "
-        f"download them where there is a network (hf download {hub_ids[0]}), then give the folder as --model"
-    )
-
-
-def _has_weights(folder: Path, stem: str) -> bool:
-    """Whether all weight files of one kind are there: a download that was cut short leaves some."""
-    try:
-        return find_weights(folder, stem) is not None
-    except CheckpointError:
-        return False
-
-
-def _convert_first(folder: Path, hub: str, entry: registry.Entry | None) -> str:
-    """What to type for a repository of GenBio's layout; the cache's folder names do not say which model it is."""
-    target = f"./{hub.rpartition('/')[2]}"
-    row = f" --u-row {entry.u_row}" if entry and entry.u_row in ("U", "T") else ""
-    command = f"raypipe model convert {shlex.quote(str(folder))} {shlex.quote(target)}{row}"
-    return f"{hub}: is in GenBio's layout; convert it once, then use it with --model {target}: {command}"

@@ -60,7 +60,7 @@ class Result:
 
 
 class Atlas:
-    """An atlas on this machine, opened for reading.
+    """An atlas on a disk or in an object store, opened for reading.
 
     The index, the annotations and the model are loaded when a question first needs them, and stay loaded.
     """

@@ -6,7 +6,11 @@ import errno
 import os
 import shutil
 import socket
-from pathlib import Path
+import tempfile
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from index.places import Place
 
 
 class RaypipeError(Exception):
@@ -33,8 +37,19 @@ def gone(root: str | os.PathLike[str]) -> str:
     )
 
 
-def disk_error(root: Path, error: OSError) -> RaypipeError:
-    """An error of the file system below `root`, in words that say what to do."""
+def disk_error(root: Place, error: OSError) -> RaypipeError:
+    """An error of the file system below `root`, in words that say what to do.
+
+    Of an atlas in an object store it is one of the temporary files that are put there.
+    """
+    from index.places import RemotePath  # not above: it must not be the user's own index.py
+
+    if isinstance(root, RemotePath):
+        where = tempfile.gettempdir()
+        return RaypipeError(
+            f"{where}: {error.strerror or error}; files are written there before they are put into {root}: make room, "
+            f"or let TMPDIR name another folder, and run the same command again: it goes on where it stopped"
+        )
     if error.errno in (errno.ENOENT, errno.ESTALE, errno.ENOTCONN, errno.EIO) and not (root / "store.json").is_file():
         return RaypipeError(gone(root))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -21,7 +21,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index import duck, files
+from index import duck, files, places
+from index.parquet import read_metadata
+from index.places import Place
 from index.schema import RECORDS, REJECTS, SEQUENCES
 from index.store import Source, Store
 from raypipe.batches import BATCH_ROWS
@@ -66,7 +68,7 @@ def ingest(
     """Ingest one source into `store`; the caller holds `store.lock()`.
 
     Args:
-        path: a file, a named pipe (as the shell makes of <(COMMAND)), or "-" for standard input.
+        path: a file or its URI, a named pipe (as the shell makes of <(COMMAND)), or "-" for standard input.
         columns: names of the id and sequence columns of a table.
         accept_changed: take a path again whose content has changed since; its earlier records stay.
         progress: called with the number of records read so far.
@@ -79,7 +81,7 @@ def ingest(
         RaypipeError: the disk is full, or the counts read back from disk do not add up.
     """
     name = storable(path)
-    lasting = name if os.path.isfile(path) else None
+    lasting = name if places.is_uri(path) or os.path.isfile(path) else None
     # Of a file that was ingested before, the content is looked at before it is read at length.
     seen = any(source.path == lasting for source in store.sources)
     if seen and (earlier := _known(store, lasting, hash_file(path), accept_changed)):
@@ -113,10 +115,11 @@ def ingest(
 
 def staging_folder(store: Store) -> Path:
     """Where sources are staged; swept with all that is temporary."""
-    return store.root / files.TEMPORARY / "ingest"
+    return files.scratch(store.root) / "ingest"
 
 
-def _database_error(root: Path, error: Exception) -> RaypipeError:
+def _database_error(root: Place, error: Exception) -> RaypipeError:
+    places.raise_unreachable(root, error)
     text = str(error).splitlines()[0]
     if isinstance(error, duckdb.OutOfMemoryException) or "No space left" in str(error):
         return RaypipeError(f"{root}: {text}; free disk space and run it again")
@@ -132,13 +135,13 @@ def _publish(store: Store, path: str, staged: Staged, memory_limit: str) -> Sour
         for leftover in (store.root / kind).glob(f"part-{number:05d}-*.parquet"):
             leftover.unlink()  # of a run that was killed before it committed
     known = store.parts("sequences")
-    standing = sum(pq.read_metadata(part).num_rows for part in known)
+    standing = sum(read_metadata(part).num_rows for part in known)
     if standing != first:
         raise RaypipeError(
             f"{store.root / 'sequences'}: {standing} sequences where {first} were ingested, a file is missing or "
             f"changed; restore it from a copy or ingest anew"
         )
-    with duck.new_connection(memory_limit, spill=work / "spill") as con:
+    with duck.new_connection(memory_limit, spill=work / "spill", reads=store.root) as con:
         con.execute("SET preserve_insertion_order = false")
         earlier = f"WHERE {KEY} NOT IN (SELECT md5 FROM {duck.parquet(known)})" if known else ""
         fresh = con.sql(

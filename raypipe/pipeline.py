@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from index.errors import StoreError
-from index.receipts import ShardReceipt, Stamp, append_receipts
+from index.receipts import ReceiptWriter, ShardReceipt, Stamp
 from index.sets import ShardedSet
 from index.store import Store
 from raypipe import attempts, plan, ray_runtime, resources
@@ -221,18 +221,24 @@ class _Run:
         receipts: list[Receipt] = []
         tasks = {task.number: task for task in work.todo}
         # Closed here, not when the garbage is collected: Ray Data would start another Ray to clean up.
-        with closing(_stream(job, work.todo, ray, pool)) as stream:
-            for receipt in stream:
-                # What ended the run (a full disk) may keep this from being written too.
-                with suppress(OSError) if receipt.fatal else nullcontext():
-                    self._note(job.sets, tasks[receipt.shard], receipt)
-                if receipt.fatal:
-                    raise RaypipeError(f"stopped on {receipt.host}: {receipt.error}")
-                receipts.append(receipt)
-                self.progress.finished(receipt)
+        writers = [ReceiptWriter(self.store.root, made) for made in job.sets]
+        try:
+            with closing(_stream(job, work.todo, ray, pool)) as stream:
+                for receipt in stream:
+                    # What ended the run (a full disk) may keep this from being written too.
+                    with suppress(OSError, StoreError) if receipt.fatal else nullcontext():
+                        self._note(job.sets, writers, tasks[receipt.shard], receipt)
+                    if receipt.fatal:
+                        raise RaypipeError(f"stopped on {receipt.host}: {receipt.error}")
+                    receipts.append(receipt)
+                    self.progress.finished(receipt)
+        finally:
+            for writer in writers:
+                with suppress(OSError, StoreError):  # a lost line costs a look at a footer
+                    writer.close()
         return receipts
 
-    def _note(self, sets: Sequence[ShardedSet], task: Task, receipt: Receipt) -> None:
+    def _note(self, sets: Sequence[ShardedSet], writers: Sequence[ReceiptWriter], task: Task, receipt: Receipt) -> None:
         """Write what a worker says beside the sets' files: who comes later need not open them."""
         written = {one["set"]: one for one in json.loads(receipt.made)}
         about = {name: getattr(receipt, name) for name in ("tokens", "seconds", "host", "pid", "error")}
@@ -245,7 +251,7 @@ class _Run:
             files = {folder: Stamp(**stamp) for folder, stamp in one["files"].items()}
             span = (shard.number, shard.seq_lo, shard.seq_hi, made.fingerprint)
             entry = ShardReceipt(*span, one["rows"], one["failed"], files, finished_at=time.time(), **about)
-            append_receipts(self.store.root, made, [entry])
+            writers[place].add([entry])
 
     def _conclude(
         self, sets: Sequence[ShardedSet], work: _Work, receipts: Sequence[Receipt], seconds: float

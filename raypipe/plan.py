@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from index import files
+from index.parquet import read_parquet
+from index.places import Place
 from index.sets import ShardedSet
 from index.store import Store
 from raypipe.errors import RaypipeError
@@ -109,7 +109,7 @@ def read_plan(store: Store, made: ShardedSet) -> list[Shard]:
     if not path.is_file():
         return []
     try:
-        table = pq.read_table(path, columns=PLAN.names)
+        table = read_parquet(path, columns=PLAN.names)
     except (OSError, pa.ArrowException) as error:
         raise RaypipeError(f"{path}: damaged ({error}); remove it: finished shards that still fit are kept") from error
     # By columns: rows as dictionaries take half a second for ten thousand shards.
@@ -154,7 +154,7 @@ def _write_plan(store: Store, made: ShardedSet, shards: list[Shard]) -> None:
     files.write_parquet(_plan_path(store, made), table, store.root)
 
 
-def _plan_path(store: Store, made: ShardedSet) -> Path:
+def _plan_path(store: Store, made: ShardedSet) -> Place:
     return store.root / made.main / made.name / PLAN_FILE
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from index import files, receipts
+from index.parquet import open_parquet, read_metadata
+from index.places import Place
 from index.receipts import Listing, ShardReceipt, Stamp
 from index.schema import REJECTS, read_footer, with_footer
 from index.sets import Embedding, ShardedSet
@@ -35,12 +33,12 @@ class Finished:
     receipt: ShardReceipt | None
 
 
-def part_path(store: Store, made: ShardedSet, shard: Shard, folder: str | None = None) -> Path:
+def part_path(store: Store, made: ShardedSet, shard: Shard, folder: str | None = None) -> Place:
     """Where the file of `shard` stands in one folder of its set; by default in the main one."""
     return store.root / (folder or made.main) / made.name / shard.file_name
 
 
-def rejects_path(store: Store, made: ShardedSet, shard: Shard) -> Path:
+def rejects_path(store: Store, made: ShardedSet, shard: Shard) -> Place:
     """Where the sequences of `shard` stand that the model refused; none, no file."""
     return store.root / receipts.REJECTS / _rejects_name(made, shard)
 
@@ -78,16 +76,13 @@ def write_part(
     """
     path = part_path(store, made, shard, folder)
     schema = with_footer(table.schema, footer(made, shard, shard.num_sequences - failed, failed))
-    files.write_parquet(path, table, store.root, schema=schema, **options)
-    return stamp(path)
+    return _stamp(path, files.write_parquet(path, table, store.root, schema=schema, **options))
 
 
-def stamp(path: Path) -> Stamp:
-    """What a receipt says of a file that was just written, and lies in the memory of the system yet."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        status = os.fstat(file.fileno())
-    return Stamp(path.name, status.st_size, status.st_mtime_ns, digest)
+def _stamp(path: Place, sha256: str) -> Stamp:
+    """What a receipt says of a file that was just written."""
+    status = path.stat()
+    return Stamp(path.name, status.st_size, status.st_mtime_ns, sha256)
 
 
 def write_rejects(store: Store, made: ShardedSet, shard: Shard, reasons: Mapping[int, str]) -> Stamp | None:
@@ -104,8 +99,7 @@ def write_rejects(store: Store, made: ShardedSet, shard: Shard, reasons: Mapping
         {"source": source, "line": None, "id": None, "seq_id": seq_id, "reason": reason}
         for seq_id, reason in sorted(reasons.items())
     ]
-    files.write_parquet(path, pa.Table.from_pylist(rows, schema=REJECTS), store.root)
-    return stamp(path)
+    return _stamp(path, files.write_parquet(path, pa.Table.from_pylist(rows, schema=REJECTS), store.root))
 
 
 def finished(
@@ -120,7 +114,7 @@ def finished(
         look: False to open no file at all: one that nobody vouches for is taken for finished and without rejects.
     """
     known = receipts.newest_receipts(store.root, made)
-    listed = _list_set(store, made)
+    listed = list_set(store, made)
     found = {}
     for shard in shards:
         receipt = known.get(shard.number)
@@ -147,7 +141,7 @@ def vouch(store: Store, made: ShardedSet, shards: Sequence[Shard], found: Mappin
     if not judged:
         return
     known = receipts.newest_receipts(store.root, made)
-    listed = _list_set(store, made)
+    listed = list_set(store, made)
     fresh = []
     for shard in judged:
         state, before = found[shard.number], known.get(shard.number)
@@ -176,10 +170,10 @@ def count_failed(store: Store, made: ShardedSet, shard: Shard) -> int:
     return count_rows(rejects_path(store, made, shard))
 
 
-def count_rows(part: Path) -> int:
+def count_rows(part: Place) -> int:
     """Rows of a part file; one that is missing or damaged has none that can be read."""
     try:
-        return pq.read_metadata(part).num_rows
+        return read_metadata(part).num_rows
     except (OSError, pa.ArrowException):
         return 0
 
@@ -193,7 +187,7 @@ def remove_strays(store: Store, made: ShardedSet, shards: Sequence[Shard]) -> No
         path.unlink()
 
 
-def find_strays(store: Store, made: ShardedSet, shards: Sequence[Shard]) -> list[Path]:
+def find_strays(store: Store, made: ShardedSet, shards: Sequence[Shard]) -> list[Place]:
     """Files of the set that are of none of `shards`, which are all of its plan."""
     planned = {shard.file_name for shard in shards}
     strays = []
@@ -213,7 +207,7 @@ def find_strays(store: Store, made: ShardedSet, shards: Sequence[Shard]) -> list
     return strays
 
 
-def _list_set(store: Store, made: ShardedSet) -> dict[str, Listing]:
+def list_set(store: Store, made: ShardedSet) -> dict[str, Listing]:
     """The files in every folder of a set, and in rejects/."""
     listed = {folder: receipts.list_files(store.root / folder / made.name) for folder in made.folders}
     return {**listed, receipts.REJECTS: receipts.list_files(store.root / receipts.REJECTS)}
@@ -232,10 +226,10 @@ def _vouches(receipt: ShardReceipt, made: ShardedSet, shard: Shard, listed: Mapp
     return receipt.files.keys() == folders and all(same)
 
 
-def _read_footer(path: Path) -> dict[str, object]:
+def _read_footer(path: Place) -> dict[str, object]:
     """What a shard's file says of itself; {} where there is none, or a damaged one, or one that lacks rows."""
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             found = read_footer(file.schema_arrow.metadata)
             return found if found.get("rows") == file.metadata.num_rows else {}
     except (OSError, ValueError, pa.ArrowException):  # ValueError: no UTF-8 or no JSON any more

@@ -19,17 +19,19 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from index import places
 from index.schema import REJECTS
 from raypipe import bootstrap
 from raypipe.batches import GOOD, Batch, gathered
 from raypipe.errors import RaypipeError
 from raypipe.sources import TableColumns, read_batches
+from raypipe.tables import table_kind
 from raypipe.unpacking import unreadable
 
 Progress = Callable[[int], None]
@@ -86,7 +88,7 @@ def stage(
     """Read one source.
 
     Args:
-        path: a file, a named pipe, or "-" for standard input.
+        path: a file or its URI, a named pipe, or "-" for standard input.
         work: folder for what is staged; made here.
         columns: names of the id and sequence columns of a table.
         known: sha256 of contents that need not be read again.
@@ -121,7 +123,7 @@ def staged_ahead(
     """Stage several files at once, in processes of their own; nothing where that is not worth it.
 
     Yields:
-        What will be staged, by path. Standard input, pipes and what cannot be read are left to `stage`.
+        What will be staged, by path. Standard input, pipes, URIs and what cannot be read are left to `stage`.
     """
     files = list(dict.fromkeys(path for path in paths if os.path.isfile(path)))
     workers = min(len(files), len(os.sched_getaffinity(0)))
@@ -168,8 +170,8 @@ def hash_file(path: str) -> str:
         InputError: it cannot be read.
     """
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with places.open_stream(places.place(path)) as file:
+            return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
     except OSError as error:
         raise unreadable(path, error) from error
 
@@ -214,6 +216,9 @@ def _stream(path: str, stdin: BinaryIO | None) -> AbstractContextManager[BinaryI
     """What `path` gives if it can be read only once; None for a file."""
     if path == "-":
         return nullcontext(stdin or sys.stdin.buffer)
+    if places.is_uri(path):
+        # Parquet is read here and there, everything else once.
+        return None if table_kind(path) == "parquet" else places.open_stream(places.place(path))
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         return open(path, "rb")
     return None

@@ -6,13 +6,13 @@ into the files).
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from index.lock import Holder, read_holder
+from index.lock import Holder, has_lock, read_holder
 from index.receipts import ShardReceipt, read_receipts
 from index.sets import ShardedSet
 from index.store import Store
@@ -87,7 +87,8 @@ class AtlasStatus:
     """How far an atlas is.
 
     Attributes:
-        writer: who writes to it now, or did last; None if nobody ever did.
+        writer: who writes to it now, or did last; None if nobody ever did, or where that cannot be told.
+        has_lock: whether it can: in an object store there is none.
     """
 
     path: str
@@ -97,6 +98,7 @@ class AtlasStatus:
     sequences: int
     writer: Holder | None
     sets: tuple[SetStatus, ...]
+    has_lock: bool = True
 
     @property
     def complete(self) -> bool:
@@ -105,7 +107,7 @@ class AtlasStatus:
         return bool(self.sets) and all(made.complete for made in self.sets) and not writing
 
 
-def atlas_status(path: Path, now: float | None = None) -> AtlasStatus:
+def atlas_status(path: str | os.PathLike[str], now: float | None = None) -> AtlasStatus:
     """How far the atlas at `path` is.
 
     Args:
@@ -117,7 +119,8 @@ def atlas_status(path: Path, now: float | None = None) -> AtlasStatus:
     store = Store.open(path)
     writer = read_holder(store.root)
     # A writer on another machine cannot be seen from here; that it finished something lately tells.
-    may_write = writer is not None and writer.writing is not False
+    locked = has_lock(store.root)
+    may_write = not locked or (writer is not None and writer.writing is not False)
     made = [*store.embeddings.values(), *store.predictions.values()]
     return AtlasStatus(
         path=str(store.root),
@@ -127,6 +130,7 @@ def atlas_status(path: Path, now: float | None = None) -> AtlasStatus:
         sequences=store.num_sequences,
         writer=writer,
         sets=tuple(_set_status(store, one, time.time() if now is None else now, may_write) for one in made),
+        has_lock=locked,
     )
 
 

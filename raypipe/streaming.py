@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TextIO
 
+from index import places
 from index.store import OnLong
 from raypipe.cleaning import clean, judge
 from raypipe.errors import InputError, RaypipeError
@@ -68,7 +69,7 @@ class Reader:
     def __iter__(self) -> Iterator[Query]:
         literals = 0
         for text in self._inputs:
-            if text == "-" or os.path.exists(text):
+            if text == "-" or places.is_uri(text) or os.path.exists(text):
                 yield from self._file(text)
             else:
                 literals += 1

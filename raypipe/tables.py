@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from index.parquet import open_parquet
+from index.places import place
 from raypipe.errors import InputError
 from raypipe.records import BadRow, Record, TableColumns
 
@@ -74,7 +75,7 @@ def read_parquet(path: str, columns: TableColumns) -> Iterator[Record | BadRow]:
         InputError: a column is missing or holds no text, or the file is damaged.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(place(path)) as file:
             chosen = _find_columns(path, file.schema_arrow.names, columns)
             before = 0
             for batch in file.iter_batches(batch_size=ROWS, columns=[name for name in chosen if name]):

@@ -12,6 +12,8 @@ from typing import Any, BinaryIO
 
 from xopen import xopen
 
+from index import places
+from index.errors import UnreachableError
 from raypipe.errors import InputError
 
 # By content, not by name: files are renamed more often than they are recompressed.
@@ -21,12 +23,14 @@ BUFFER = 1 << 17
 
 @contextmanager
 def open_unpacked(path: str, stream: BinaryIO | None = None) -> Iterator[io.BufferedReader]:
-    """Decompressed bytes of `stream` (left open), else of the file `path`.
+    """Decompressed bytes of `stream` (left open), else of the file `path`, which may be a URI.
 
     Raises:
         InputError: it cannot be opened, or is damaged; the latter also while it is read.
     """
     try:
+        if stream is None and places.is_uri(path):
+            stream = places.open_stream(places.place(path))
         raw: Any = open(path, "rb", BUFFER) if stream is None else io.BufferedReader(_Whole(stream), BUFFER)  # noqa: SIM115
     except OSError as error:
         raise unreadable(path, error) from error
@@ -97,8 +101,11 @@ class _Guarded(_Readable):
 
     def _take(self, size: int) -> bytes:
         try:
-            self._unpacked = self._unpacked or _unpacked(self._raw)
-            return self._unpacked.read(size)
+            with places.transport_errors(self._path):
+                self._unpacked = self._unpacked or _unpacked(self._raw)
+                return self._unpacked.read(size)
+        except UnreachableError:
+            raise
         except Exception as error:
             raise InputError(
                 f"{shown(self._path)}: damaged or cut short ({error}); copy or download it again"

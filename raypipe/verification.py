@@ -8,25 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from index import duck
 from index.annotation_tables import ALIAS, attach, list_tables, live_database
-from index.errors import StoreError
+from index.errors import StoreError, UnreachableError
 from index.info import checksum, current_info, rebuild, verify_files
-from index.receipts import REJECTS, Stamp, newest_receipts
+from index.parquet import open_parquet, read_parquet
+from index.places import Place
+from index.receipts import REJECTS, Listing, Stamp, newest_receipts
 from index.schema import embeddings_schema, predictions_schema, read_footer, tokens_schema
 from index.sets import Embedding, Prediction, ShardedSet
 from index.store import Store
 from raypipe.completeness import check_sources, shard_names
 from raypipe.errors import RaypipeError
 from raypipe.plan import Shard, read_plan
-from raypipe.shard_files import find_strays, footer, part_path, rejects_path
+from raypipe.shard_files import find_strays, footer, list_set, part_path, rejects_path
 from raypipe.verified_tables import check_tables
 from raypipe.wording import command, participle
 
@@ -44,7 +44,7 @@ class Problem:
     """
 
     text: str
-    remove: Path | None = None
+    remove: Place | None = None
 
 
 @dataclass
@@ -75,6 +75,8 @@ def _guarded(store: Store, name: str, check: Callable[[Section], None]) -> Secti
     section = Section(name)
     try:
         check(section)
+    except UnreachableError:
+        raise  # nothing is known of any file
     except (StoreError, RaypipeError) as error:
         section.problems.append(Problem(str(error)))
     except OSError as error:
@@ -106,12 +108,13 @@ def _check_set(store: Store, made: ShardedSet, section: Section, deep: bool) -> 
     for stray in find_strays(store, made, shards):
         section.problems.append(Problem(f"{stray}: belongs to no shard of the plan; {mend}", stray))
     receipts = newest_receipts(store.root, made)
+    listed = list_set(store, made)
     rows = failed = 0
     missing = []
     for shard in shards:
-        rejected, problem = _read_rejects(store, made, shard)
+        rejected, problem = _read_rejects(store, made, shard, listed)
         files = {folder: part_path(store, made, shard, folder) for folder in made.folders}
-        if not all(path.is_file() for path in files.values()):
+        if not all(path.name in listed[folder] for folder, path in files.items()):
             missing.append(shard)
             continue
         stamps = receipts[shard.number].files if shard.number in receipts else {}
@@ -133,24 +136,26 @@ def _check_set(store: Store, made: ShardedSet, section: Section, deep: bool) -> 
     section.summary = f"{len(shards):,} shards, {rows:,} {participle(made)} and {failed:,} failed"
 
 
-def _read_rejects(store: Store, made: ShardedSet, shard: Shard) -> tuple[np.ndarray, str | None]:
+def _read_rejects(
+    store: Store, made: ShardedSet, shard: Shard, listed: Mapping[str, Listing]
+) -> tuple[np.ndarray, str | None]:
     """seq_ids of the shard that stand in rejects/, (N,) int64 in order; and what is wrong with their file."""
     path = rejects_path(store, made, shard)
-    if not path.is_file():
+    if path.name not in listed[REJECTS]:
         return np.zeros(0, np.int64), None
     try:
-        ids = np.sort(pq.read_table(path)["seq_id"].to_numpy().astype(np.int64))
+        ids = np.sort(read_parquet(path)["seq_id"].to_numpy().astype(np.int64))
     except UNREADABLE as error:
         return np.zeros(0, np.int64), f"damaged ({_short(error)})"
     fits = len(np.unique(ids)) == len(ids) and np.all((ids >= shard.seq_lo) & (ids < shard.seq_hi))
     return ids, None if fits else "holds sequences twice, or of another shard"
 
 
-def _check_part(path: Path, made: ShardedSet, shard: Shard, folder: str, rejected: np.ndarray) -> str | None:
+def _check_part(path: Place, made: ShardedSet, shard: Shard, folder: str, rejected: np.ndarray) -> str | None:
     """What is wrong with a shard's file, as far as its footer and its seq_ids tell."""
     expected = np.setdiff1d(np.arange(shard.seq_lo, shard.seq_hi), rejected)
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             says = read_footer(file.schema_arrow.metadata)
             should = footer(made, shard, len(expected), len(rejected))
             if says != should:
@@ -164,13 +169,13 @@ def _check_part(path: Path, made: ShardedSet, shard: Shard, folder: str, rejecte
     return None if np.array_equal(ids, expected) else "holds sequences twice, in disorder, or not at all"
 
 
-def _check_bytes(path: Path, folder: str, stamps: Mapping[str, Stamp]) -> str | None:
+def _check_bytes(path: Place, folder: str, stamps: Mapping[str, Stamp]) -> str | None:
     """What is wrong with the content of a shard's file: its checksum, where one is known, and all its values."""
     stamp = stamps.get(folder)
     try:
         if stamp and stamp.sha256 and stamp.bytes == path.stat().st_size and checksum(path)["sha256"] != stamp.sha256:
             return "damaged (its checksum is not that of what was written)"
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             for batch in file.iter_batches(BATCH_ROWS):
                 if not all(_is_finite(column) for column in batch.columns):
                     return "holds values that are not finite"

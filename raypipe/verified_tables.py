@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from index import removals
+from index.parquet import open_parquet, read_parquet
+from index.places import Place
 from index.schema import RECORDS, REJECTS, SEQUENCES
 from index.store import Store
 from raypipe.cleaning import clean, md5
@@ -68,7 +68,7 @@ def _check_removals(store: Store) -> Iterator[str]:
     for name, count in store.removals.items():
         path = store.root / "removed" / name
         try:
-            ids = pq.read_table(path, schema=removals.SCHEMA)["seq_id"].to_numpy()
+            ids = read_parquet(path, schema=removals.SCHEMA)["seq_id"].to_numpy()
             if len(ids) != count or (len(ids) and not 0 <= ids.min() <= ids.max() < store.num_sequences):
                 raise ValueError(f"{len(ids)} records where {count} were removed, or seq_ids that there are not")
         except (OSError, pa.ArrowException, ValueError) as error:
@@ -76,10 +76,10 @@ def _check_removals(store: Store) -> Iterator[str]:
             yield f"{path}: damaged ({what}); restore it from a copy: without it removed records are found again"
 
 
-def _batches(path: Path, kind: str, deep: bool) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+def _batches(path: Place, kind: str, deep: bool) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
     """seq_ids, (N,) int64 (none of rejects), and the rows, all their columns if `deep`."""
     schema = SCHEMAS[kind]
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         for column in schema.names:
             if column not in file.schema_arrow.names:
                 raise ValueError(f"has no column {column!r}")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from index.parquet import read_rows
 from index.sets import Embedding, Prediction, ShardedSet
 from index.store import Store
 from model.config import AidoRnaConfig
@@ -32,13 +33,10 @@ STRUCTURE_FLOPS_PER_PAIR = 2 * (2 * 64 * 64 * (1 + 9 + 1)) + 2 * 64 * 9
 
 def sequence_lengths(store: Store, seq_lo: int) -> np.ndarray:
     """Nucleotides of every sequence from `seq_lo` on, in the order of seq_id; int64 (N,)."""
-    # Here, not above: with pandas installed its import costs every command a quarter of a second.
-    import pyarrow.dataset as ds
-
-    parts = [str(part) for part in store.parts("sequences")]
+    parts = store.parts("sequences")
     if not parts:
         return np.zeros(0, np.int64)
-    table = ds.dataset(parts).to_table(columns=["seq_id", "length"], filter=ds.field("seq_id") >= seq_lo)
+    table = read_rows(parts, ["seq_id", "length"], seq_lo, store.num_sequences)
     ids, lengths = (table[name].to_numpy() for name in ("seq_id", "length"))
     # They are in order already, unless someone renamed files: sorting forty million takes seconds.
     return (lengths if np.all(ids[1:] > ids[:-1]) else lengths[np.argsort(ids)]).astype(np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 # Before ray, huggingface_hub or a child process reads them. The token is fixed so that a Ray started by a test and a
 # client in another process agree; authentication stays on.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("RAYPIPE_CACHE", str(Path(tempfile.gettempdir()) / f"raypipe-tests-{os.getuid()}"))
 # Small work on a shared machine: threads that wait for each other would take most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

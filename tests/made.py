@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from index.places import Place
 from index.sets import Embedding, ShardedSet
 from index.store import Store
 from raypipe.plan import Shard
@@ -30,6 +32,12 @@ EMBEDDING = Embedding(
 def vector_set(**changes: Any) -> Embedding:
     """A set of vectors of two numbers, but for `changes`."""
     return replace(EMBEDDING, **changes)
+
+
+def on_disk(where: Place) -> Path:
+    """A place that is on a disk, as those of all stores in the tests' own folders are."""
+    assert isinstance(where, Path)
+    return where
 
 
 def unfinished(store: Store, made: ShardedSet, shards: Sequence[Shard]) -> list[Shard]:

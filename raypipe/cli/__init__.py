@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from raypipe.bootstrap import pin
@@ -25,7 +26,21 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; returns the exit code. Messages of our own errors are one or two lines, never a traceback."""
+    """Run one command; returns the exit code.
+
+    Messages of our own errors are one or two lines, after a traceback where --debug or RAYPIPE_DEBUG=1 asks for it.
+    """
+    before = os.environ.get("RAYPIPE_DEBUG")
+    try:
+        return _run(arguments)
+    finally:
+        # Not for the next command of this process.
+        os.environ.pop("RAYPIPE_DEBUG", None)
+        if before is not None:
+            os.environ["RAYPIPE_DEBUG"] = before
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         pin()
         from raypipe.cli.app import launch
@@ -41,12 +56,10 @@ def run(arguments: Sequence[str]) -> int:
             launch(arguments)
     except UsageError as error:
         return _say(str(error), USAGE)
-    except IncompleteError as error:
-        return _say(str(error), INCOMPLETE)
     except (RaypipeError, StoreError, ModelError) as error:
         if os.environ.get("RAYPIPE_DEBUG") == "1":
-            raise
-        return _say(str(error), FAILED)
+            traceback.print_exc()
+        return _say(str(error), INCOMPLETE if isinstance(error, IncompleteError) else FAILED)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:

@@ -27,9 +27,10 @@ from raypipe.cli import (
     system,
     training,
 )
-from raypipe.cli.arguments import spell_stdin
+from raypipe.cli.arguments import refuse_remote, spell_stdin
 from raypipe.errors import UsageError
 
+DEBUG = "RAYPIPE_DEBUG"
 # RAYPIPE_EMBED_MODEL and so on: without the verb, one name would mean different things to different verbs.
 ENVIRONMENT = Env("RAYPIPE_", command=True)
 app = App(
@@ -40,7 +41,7 @@ app = App(
     help_format="plaintext",
     error_console=Console(stderr=True),
     # Nobody asks for an empty list by --empty-ids.
-    default_parameter=Parameter(negative_iterable=""),
+    default_parameter=Parameter(negative_iterable="", validator=refuse_remote),
 )
 # Ctrl-C and SIGTERM are for `raypipe.cli.run`, which knows what they mean for the work.
 app.suppress_keyboard_interrupt = app.meta.suppress_keyboard_interrupt = False
@@ -77,7 +78,17 @@ def _launch(
             env_var="RAYPIPE_CONFIG",
         ),
     ] = None,
+    debug: Annotated[
+        bool,
+        Parameter(
+            help="Show tracebacks, and what Ray and its workers say.",
+            env_var=DEBUG,
+            negative="",
+        ),
+    ] = False,
 ) -> None:
+    if debug:  # for everything below, and for processes that this one starts
+        os.environ[DEBUG] = "1"
     # Under every verb, not at the root: there cyclopts passes over keys that are also names of verbs, "model" for one.
     file = [Dict(_under_every_verb(app, _read_settings(config)), source=str(config))] if config else []
     app.config = (ENVIRONMENT, *file, predicting.pass_over)

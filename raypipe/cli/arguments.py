@@ -1,4 +1,7 @@
-"""What an argument is: a folder with store.json is an atlas, an existing path is a file, anything else a sequence."""
+"""What an argument is: a folder with store.json is an atlas, an existing path is a file, anything else a sequence.
+
+Folders and files may be named by their URI, such as s3://bucket/atlas.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from index.places import is_uri
 from index.store import is_store
 from raypipe.cleaning import clean
 from raypipe.errors import UsageError
@@ -15,6 +19,16 @@ from raypipe.sources import BadRow, TableColumns, read_records
 from raypipe.unpacking import shown
 
 STDIN = "/dev/stdin"
+
+
+def refuse_remote(_: object, value: object) -> None:
+    """Of every option that is a file on this machine; an atlas and its inputs are texts, and may be URIs.
+
+    Raises:
+        ValueError: it is a URI, of which a path keeps one slash.
+    """
+    if isinstance(value, Path) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/[^/]", str(value)):
+        raise ValueError(f"{value}: here a file or folder on a disk of this machine is meant, not a URI.")
 
 
 def spell_stdin(arguments: Sequence[str]) -> list[str]:
@@ -36,7 +50,7 @@ def name_stdin(arguments: Sequence[str]) -> list[str]:
 
 def is_atlas(argument: str) -> bool:
     """Whether `argument` is the folder of an atlas; a sequence may be longer than any file name."""
-    return os.path.isdir(argument) and is_store(argument)
+    return (is_uri(argument) or os.path.isdir(argument)) and is_store(argument)
 
 
 def read_queries(arguments: Sequence[str], columns: TableColumns | None = None) -> tuple[list[str], list[str]]:
@@ -51,7 +65,7 @@ def read_queries(arguments: Sequence[str], columns: TableColumns | None = None) 
     for argument in name_stdin(arguments):
         if is_atlas(argument):
             raise UsageError(f"{argument}: is an atlas; name queries (sequences or FASTA files), or use --ids")
-        if argument == "-" or os.path.exists(argument):
+        if argument == "-" or is_uri(argument) or os.path.exists(argument):
             for record in read_records(argument, columns):
                 reason = record.reason if isinstance(record, BadRow) else clean(record.sequence)[1]
                 if isinstance(record, BadRow) or reason is not None:
@@ -93,6 +107,9 @@ def named_files(arguments: Sequence[str]) -> dict[str, Path]:
     if not arguments:
         raise UsageError("name annotation files, as NAME=FILE")
     for argument in arguments:
+        if found := re.search(r"[A-Za-z][A-Za-z0-9+.-]*://", argument):
+            where = argument[found.start() :]
+            raise UsageError(f"{where}: annotation files are read from a disk; copy it here, and name the copy")
         name, equals, file = argument.partition("=")
         if not equals or os.path.exists(argument):
             name, file = re.sub(r"\W", "_", Path(argument).name.split(".")[0]), argument

@@ -109,6 +109,8 @@ def _lines(state: AtlasStatus, now: float) -> list[str]:
 
 def _writer(state: AtlasStatus) -> str:
     holder = state.writer
+    if not state.has_lock:
+        return "cannot be told: an object store has no lock"
     if holder is None:
         return "nobody"
     who = f"process {holder.pid} on {holder.host}, since {holder.started} UTC"

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from index.errors import StoreError
 from index.info import current_info
+from index.places import is_uri, place
 from index.predictions import check_name
 from index.store import Store
 from raypipe.checkpoints import find_checkpoint, find_heads
@@ -32,10 +33,11 @@ from raypipe.unpacking import shown, unreadable
 
 Inputs = Annotated[str, Parameter(help="FASTA or FASTQ (plain, gz, xz, zst, bz2), Parquet, CSV, TSV, - or sequences.")]
 Output = Annotated[
-    Path | None, Parameter(name=["--output", "-o"], help="Folder of the atlas; made where it is missing.")
+    str | None,
+    Parameter(name=["--output", "-o"], help="Folder of the atlas, or its URI (s3://...); made where it is missing."),
 ]
 READING, EMBEDDING = IngestSettings(), EmbedSettings()
-AtlasPath = Annotated[Path, Parameter(help="Folder of the atlas.")]
+AtlasPath = Annotated[str, Parameter(help="Folder of the atlas, or its URI (s3://bucket/atlas).")]
 
 
 def ingest(*inputs: Inputs, output: Output = None, settings: IngestSettings = READING) -> None:
@@ -63,13 +65,13 @@ def embed(
     # A wrong name is said before hours of reading, not after.
     checkpoint = find_checkpoint(settings.model)
     heads = find_heads(checkpoint, settings.heads)
-    standing = next((path for path in [*atlases, str(output)] if is_atlas(path)), None)
+    standing = next((path for path in [*atlases, output or ""] if is_atlas(path)), None)
     known = Store.open(standing) if standing else None
     for head in heads:
         check_name(known, head.name)
     if not checkpoint.trained:
         warn_untrained(checkpoint.name)
-    store = Store.open(atlases[0]) if atlases else ingest_all(output or Path(), inputs, reading)
+    store = Store.open(atlases[0]) if atlases else ingest_all(output or "", inputs, reading)
     with closing(RunProgress()) as progress:
         report = embed_store(store, settings, progress, checkpoint)
     say(run_summary(store, report))
@@ -82,13 +84,18 @@ def refuse_missing(inputs: Sequence[str]) -> None:
         InputError: one is neither a file nor standard input nor a sequence.
     """
     for text in inputs:
+        if is_uri(text):
+            where = place(text)
+            if not where.is_file():
+                raise unreadable(text, IsADirectoryError() if where.exists() else FileNotFoundError())
+            continue
         if os.path.isdir(text):
             raise unreadable(text, IsADirectoryError())
         if text != "-" and not os.path.exists(text) and not _is_literal(text):
             raise unreadable(text, FileNotFoundError())
 
 
-def ingest_all(atlas: Path, inputs: Sequence[str], settings: IngestSettings) -> Store:
+def ingest_all(atlas: str | Path, inputs: Sequence[str], settings: IngestSettings) -> Store:
     """Ingest files, standard input and literal sequences into `atlas`, made where it is missing; say what each gave.
 
     Raises:

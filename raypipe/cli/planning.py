@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from index.places import is_uri
 from index.store import Store
 from model import registry
 from raypipe.checkpoints import Checkpoint, find_checkpoint, find_heads
@@ -63,7 +64,7 @@ def plan(
     number = settings.gpus if settings.device != "cpu" else settings.cpus or len(os.sched_getaffinity(0))
     rate = measure_flops(checkpoint, lengths) if settings.measure else device.peak * device.utilisation
     cost = estimate(lengths, checkpoint.config, sets, settings.device, number, rate)
-    free = shutil.disk_usage(atlas).free if atlas else None
+    free = shutil.disk_usage(atlas).free if atlas and not is_uri(atlas) else None
     if format == "json":
         about = {"model": checkpoint.name, "device": settings.device, "devices": number, "free_bytes": free}
         print(json.dumps({**about, **asdict(cost), "bytes": cost.bytes}))

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from index import files
+from index.parquet import open_parquet
 from index.store import Store
 from model.alphabet import Alphabet
 from raypipe.errors import InputError, UsageError, disk_error
@@ -184,7 +184,7 @@ def _write_ids(path: Path, store: Store, alphabet: Alphabet) -> np.ndarray:
 def _batches(store: Store, column: str) -> Iterator[list[str]]:
     """A column of the store's sequences, in the order of their seq_ids."""
     for part in store.parts("sequences"):
-        for batch in pq.ParquetFile(part).iter_batches(_AT_ONCE, columns=[column]):
+        for batch in open_parquet(part).iter_batches(_AT_ONCE, columns=[column]):
             yield batch.column(0).to_pylist()
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from model.alphabet import STANDARD_TOKENS, Alphabet
 from model.config import AidoRnaConfig
 from model.identity import checkpoint_folder, read_alphabet
-from raypipe.checkpoints import Checkpoint, find_checkpoint, has_lm_head
+from raypipe.checkpoints import Checkpoint, find_checkpoint, find_on_node, has_lm_head
 from raypipe.errors import UsageError
 from raypipe.training.settings import OF_A_NEW_MODEL, PretrainSettings
 
@@ -94,7 +94,8 @@ def build(start: Start, settings: PretrainSettings, *, to_be_loaded: bool = Fals
             if settings.local_start:
                 look_at_neighbours(encoder)
     else:
-        folder = checkpoint_folder(start.checkpoint.path)
+        found = start.checkpoint
+        folder = checkpoint_folder(find_on_node(found.asked, found.path, found.fingerprint))
         encoder, _ = load_encoder(folder, start.config, device=torch.device("cpu"), dtype=torch.float32)
         if masked and encoder.lm_head is None:
             fresh = AidoRna(start.config, lm_head=True)

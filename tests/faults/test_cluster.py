@@ -16,7 +16,9 @@ def embed(undisturbed: Path, *options: str) -> list[str]:
 
 
 def test_a_killed_driver_takes_its_actors_along(tmp_path: Path, undisturbed: Path, head: Head) -> None:
-    """And the cluster's address may come from the environment."""
+    """The cluster's address may come from the environment, and the folder may hold files of our packages' names."""
+    for name in ("model", "index"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('the file of the user was imported')\n")
     daemons = head.run.processes("gcs_server", "raylet")
     atlas = tmp_path / "atlas"
     command = embed(undisturbed, "--workers", "2")

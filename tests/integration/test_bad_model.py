@@ -157,6 +157,21 @@ def test_weights_that_are_cut_short(cli: Cli, atlas: Path, other: Path, tmp_path
     assert "damaged or cut short" in ran.err
 
 
+def test_the_whole_story_of_an_error(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAYPIPE_DEBUG", raising=False)
+    model = ("fill-mask", "A<mask>", "--model", "nanno")
+    for asked in ((*model, "--debug"), ("--debug", *model)):
+        ran = cli(*asked)
+        assert ran.code == FAILED
+        assert "Traceback (most recent call last)" in ran.err
+        assert ran.err.split(" raypipe: ")[1].startswith("no model 'nanno'")
+    # Of one command, not of the next one.
+    assert "Traceback" not in cli(*model).err
+    monkeypatch.setenv("RAYPIPE_DEBUG", "1")
+    assert "Traceback" in cli(*model).err
+    assert "--debug" in cli("--help").out
+
+
 def test_an_untrained_model_says_so(cli: Cli, atlas: Path, fresh: Path) -> None:
     assert "warning: fresh is untrained (random weights)" in cli("embed", atlas, "--model", fresh, *INLINE).err
     assert "untrained" not in cli("embed", atlas, "--model", "nano", *INLINE).err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -205,22 +204,3 @@ def test_the_environment_speaks_to_one_verb(cli: Cli, finished: Path, monkeypatc
     assert "did you mean RAYPIPE_SEARCH_COLUMNS?" in ran.err
     monkeypatch.setenv("RAYPIPE_NAME", "nonsense")
     assert "nano" in cli("model", "info").out
-
-
-def test_a_genbio_repository_in_the_cache_gets_a_command_that_works(shared: Path, tmp_path: Path) -> None:
-    snapshot = tmp_path / "hub" / "models--genbio-ai--AIDO.RNA-650M" / "snapshots" / "0123456789abcdef"
-    shutil.copytree(shared / "golden" / "genbio_layernorm", snapshot)
-    (snapshot.parents[1] / "refs").mkdir()
-    (snapshot.parents[1] / "refs" / "main").write_text(snapshot.name)
-    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "raypipe", *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-
-    ran = call("fill-mask", "ACG<mask>", "--model", "aido.rna-650m")
-    assert ran.returncode == FAILED
-    advised = ran.stderr.strip().split(": raypipe ")[1].split()
-    assert advised[-3:] == ["./AIDO.RNA-650M", "--u-row", "U"]
-    assert call(*advised).returncode == DONE
-    assert call("fill-mask", "ACG<mask>", "--model", "./AIDO.RNA-650M").returncode == DONE

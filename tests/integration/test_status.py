@@ -75,7 +75,7 @@ def test_watching_ends_with_ctrl_c(
             raise KeyboardInterrupt
 
     monkeypatch.setattr("raypipe.cli.checking.time.sleep", wait)
-    status(atlas, watch=True, every=0.5, format="json")
+    status(str(atlas), watch=True, every=0.5, format="json")
     lines = capsys.readouterr().out.splitlines()
     assert waited == [0.5] * 3
     assert [json.loads(line)["complete"] for line in lines] == [False] * 3

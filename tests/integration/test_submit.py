@@ -32,11 +32,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [str(Path(CONSOLE[0]).with_name("ray")), "start", "--head", "--block"]
     command += [f"--{name}={value}" for name, value in options.items()]
     log = home / "head.log"
+    start = tmp_path_factory.mktemp("head")
+    for name in ("model", "index"):
+        (start / f"{name}.py").write_text(TRAP)
     try:
         # Jobs begin where the head began, which is not where the tests run.
         into_log = ["sh", "-c", 'exec "$@" >"$LOG" 2>&1', "sh"]
         path = f"{Path(CONSOLE[0]).parent}:{os.environ['PATH']}"
-        with started([*into_log, *command], cwd=tmp_path_factory.mktemp("head"), LOG=str(log), PATH=path) as run:
+        with started([*into_log, *command], cwd=start, LOG=str(log), PATH=path) as run:
             run.wait_for(lambda: log.exists() and "Ray runtime started" in log.read_text())
             yield f"http://127.0.0.1:{dashboard}"
     finally:
@@ -67,6 +70,16 @@ def test_a_job_from_a_folder_that_is_copied(server: str, folder: Path, tmp_path:
     assert re.match(r"job raysubmit_\w+: python -m raypipe embed in\.fa -o /", run.err)
     assert "complete: 400 records and 0 rejects; 400 distinct sequences = 400 embedded + 0 failed" in run.out
     assert len(shard_files(tmp_path / "atlas")) > 8
+
+
+@pytest.mark.slow
+def test_a_job_of_ray_itself(server: str, folder: Path, tmp_path: Path) -> None:
+    """`ray job submit` with the console script."""
+    command = ["raypipe", "embed", "in.fa", "-o", str(tmp_path / "atlas"), "--model", str(folder / "nano")]
+    ray = [str(Path(CONSOLE[0]).with_name("ray")), "job", "submit", "--address", server, "--working-dir", "."]
+    run = done([*ray, "--", *command, "--workers", "1"], cwd=folder)
+    assert run.code == 0, run.out + run.err
+    assert "400 distinct sequences = 400 embedded + 0 failed" in run.out + run.err
 
 
 @pytest.mark.slow

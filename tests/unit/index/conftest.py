@@ -16,7 +16,7 @@ from index.predictions import schema_of
 from index.schema import RECORDS, REJECTS, SEQUENCES, embeddings_schema, with_footer
 from index.sets import Prediction, Problem, Task
 from index.store import Embedding, Source, Store, VectorDtype
-from tests.made import vector_set
+from tests.made import on_disk, vector_set
 
 DIMENSION = 16
 AWKWARD = 'it\'s [a] "store"'
@@ -66,7 +66,7 @@ def write_part(
     column = pa.FixedSizeListArray.from_arrays(values, type=schema.field("embedding").type)
     table = pa.table([pa.array(seq_ids, pa.int64()), column], schema=schema)
     footer = {"fingerprint": made.fingerprint, "shard": number, "rows": len(seq_ids), "failed": 0}
-    file = store.root / "embeddings" / made.name / f"part-{number:05d}.parquet"
+    file = on_disk(store.root) / "embeddings" / made.name / f"part-{number:05d}.parquet"
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table.cast(with_footer(schema, footer)), file, row_group_size=64)
     return file
@@ -101,7 +101,7 @@ def write_predictions(store: Store, made: Prediction, number: int, rows: Sequenc
     seq_ids = [row["seq_id"] for row in rows]
     span = {"seq_lo": seq_ids[0], "seq_hi": seq_ids[-1] + 1} if rows else {"seq_lo": 0, "seq_hi": 0}
     footer = {"fingerprint": made.fingerprint, "shard": number, "rows": len(rows), "failed": 0, **span}
-    file = store.root / "predictions" / made.name / f"part-{number:06d}.parquet"
+    file = on_disk(store.root) / "predictions" / made.name / f"part-{number:06d}.parquet"
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table.cast(with_footer(table.schema, footer)), file)
     return file

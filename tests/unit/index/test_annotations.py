@@ -15,6 +15,7 @@ from index.annotations import annotate
 from index.errors import StoreError
 from index.sql import query
 from index.store import Store
+from tests.made import on_disk
 
 RECORDS = [
     ("R1", "first", "ACGUACGU"),
@@ -75,7 +76,7 @@ def test_report_and_table(store, write):
     assert report.unmatched_examples == ["none"]
     assert (report.key, report.key_column, report.rule, report.columns) == ("id", None, "exact id", ["kind", "n"])
     assert rows(store) == [(0, "R1", "rRNA", 8), (0, "R1", "snRNA", 9), (2, "R3", "tRNA", 7)]
-    assert annotations_folder(store).joinpath("CURRENT").read_text() == "000001\n"
+    assert (annotations_folder(store) / "CURRENT").read_text() == "000001\n"
 
 
 def test_a_sequence_with_two_records_gets_the_rows_of_both(store, write):
@@ -291,7 +292,7 @@ def test_a_bad_second_file_publishes_nothing(store, write):
 
 def test_damaged_database(store, write):
     add(store, t=write("id\tn\nR1\t1\n"))
-    file = annotations_folder(store) / live_name(store)
+    file = on_disk(annotations_folder(store)) / live_name(store)
     whole = file.read_bytes()
     for damaged in (b"nonsense", whole[: len(whole) // 2], whole[:13_000]):
         file.write_bytes(damaged)

@@ -14,6 +14,7 @@ from index.errors import StoreError
 from index.info import current_info, index_folder
 from index.search import Searcher
 from index.store import Store
+from tests.made import on_disk
 
 
 def built(store: Store, kind: str = "flat", transform: str = "auto"):
@@ -89,7 +90,7 @@ def test_two_versions_are_kept(builder, vectors):
 def test_a_damaged_index_is_replaced(builder, vectors):
     store = builder.embedded(vectors)
     info = built(store)
-    file = index_folder(store) / info.version / "vectors.faiss"
+    file = on_disk(index_folder(store)) / info.version / "vectors.faiss"
     file.write_bytes(file.read_bytes()[:1000])
     mended = built(store)
     assert mended.version != info.version

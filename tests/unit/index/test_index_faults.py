@@ -13,6 +13,7 @@ from index.errors import StaleIndexError, StoreError
 from index.info import index_folder
 from index.search import Searcher
 from index.store import Store
+from tests.made import on_disk
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def store(builder, vectors):
 
 
 def live(store):
-    return index_folder(store) / (index_folder(store) / "CURRENT").read_text().strip()
+    return on_disk(index_folder(store)) / (index_folder(store) / "CURRENT").read_text().strip()
 
 
 def test_no_index_yet(builder, vectors):
@@ -108,13 +109,13 @@ def test_damaged_description(store, text):
 
 @pytest.mark.parametrize("text", ["", "../../etc", "latest"])
 def test_damaged_current(store, text):
-    (index_folder(store) / "CURRENT").write_text(text)
+    (on_disk(index_folder(store)) / "CURRENT").write_text(text)
     with pytest.raises(StoreError, match="CURRENT: damaged"):
         Searcher.open(store)
 
 
 def test_current_names_nothing(store):
-    (index_folder(store) / "CURRENT").write_text("000077")
+    (on_disk(index_folder(store)) / "CURRENT").write_text("000077")
     with pytest.raises(StoreError, match=r"000077.*damaged index"):
         Searcher.open(store)
 

@@ -15,6 +15,7 @@ from index.info import TRANSFORM, IndexInfo, current_info, index_folder
 from index.search import Searcher
 from index.store import Store
 from index.transforms import ROWS_TO_WHITEN
+from tests.made import on_disk
 
 KINDS = ["center", "whiten", "whiten:6", "pca:6"]
 RECALL = {
@@ -33,7 +34,7 @@ def built(store: Store, kind: str = "flat", transform: str | Path = "auto") -> I
 
 
 def live(store: Store) -> Path:
-    return index_folder(store) / info_of(store).version
+    return on_disk(index_folder(store)) / info_of(store).version
 
 
 def info_of(store: Store) -> IndexInfo:

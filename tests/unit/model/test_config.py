@@ -151,6 +151,7 @@ def test_registry_finds_names_and_hub_ids() -> None:
         ("/data/AIDO.RNA-650M-CDS/", "aido.rna-650m-cds"),
         ("genbio-ai/GB.RNA-1.6B", "aido.rna-1.6b"),
         ("aido_rna_650m_cds", "aido.rna-650m-cds"),
+        ("genbio-ai/AIDO.RNA-650M@main", "aido.rna-650m"),
         ("AIDO.RNA-1M-MARS", "aido.rna-1m-mars"),
         ("650M-CDS-finetuned", None),
         ("AIDO.RNA-650M-CDS-finetuned", None),

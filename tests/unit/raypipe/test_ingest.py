@@ -20,6 +20,7 @@ from index.store import Store
 from raypipe.errors import InputError, RaypipeError
 from raypipe.fasta_blocks import read_blocks
 from raypipe.ingest import IngestReport, ingest
+from tests.made import on_disk
 
 Ingest = Callable[..., IngestReport]
 
@@ -154,7 +155,7 @@ def test_leftovers_of_a_killed_run_do_not_count(store: Store, add: Ingest) -> No
     """A run killed before store.json was written leaves part files of a source that the store does not know."""
     add(">a\nAC\n>x\nL\n", "one.fa")
     for kind in ("sequences", "records", "rejects"):
-        part = store.parts(kind)[0]
+        part = on_disk(store.parts(kind)[0])
         for number in (0, 1):
             part.with_name(f"part-00001-0000{number}.parquet").write_bytes(part.read_bytes())
     assert (len(rows(store, "sequences")), len(rows(store, "records"))) == (1, 1)
@@ -174,7 +175,7 @@ def test_a_missing_part_file_is_noticed_before_sequences_are_doubled(store: Stor
 
 def test_a_damaged_part_file_is_called_so(store: Store, add: Ingest) -> None:
     add(">a\nAC\n", "one.fa")
-    part = store.parts("sequences")[0]
+    part = on_disk(store.parts("sequences")[0])
     part.write_bytes(part.read_bytes()[:-8])
     with pytest.raises(RaypipeError, match="a file of the atlas is damaged, restore it from a copy"):
         add(">b\nAC\n", "two.fa")

@@ -29,7 +29,7 @@ from raypipe.work import (
     sequence_tokens,
     stored_pairs,
 )
-from tests.made import unfinished, vector_set
+from tests.made import on_disk, unfinished, vector_set
 
 CONTEXT = 10
 
@@ -138,7 +138,7 @@ def _write(store: Store, embedding: Embedding, shard: Shard, /, kind: str = "emb
     says = {**footer(embedding, shard, rows, 0), **changes}
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(2 * rows, np.float32)), type=schema.field(1).type)
     ids = pa.array(range(shard.seq_lo, shard.seq_hi), pa.int64())
-    file = store.root / kind / embedding.name / shard.file_name
+    file = on_disk(store.root) / kind / embedding.name / shard.file_name
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table([ids, vectors], schema=with_footer(schema, says)), file)
     return file

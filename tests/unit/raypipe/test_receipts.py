@@ -20,7 +20,7 @@ from raypipe import shard_files
 from raypipe.completeness import check_set
 from raypipe.plan import Shard, begin_plan, make_plans, read_plan
 from raypipe.shard_files import find_strays, finished, vouch, write_part, write_rejects
-from tests.made import unfinished, vector_set
+from tests.made import on_disk, unfinished, vector_set
 
 MADE = vector_set()
 
@@ -77,7 +77,7 @@ def test_thousands_of_shards_are_not_opened(tmp_path: Path, opened: list[str]) -
     store, shards = make_store(tmp_path / "atlas", 2_000)
     assert len(shards) == 2_000
     first = write(store, shards[0])[MADE.main]
-    folder = store.root / MADE.main / MADE.name
+    folder = on_disk(store.root) / MADE.main / MADE.name
     for shard in shards[1:]:  # one file of many names: only its receipts say that it is theirs
         os.link(folder / first.name, folder / shard.file_name)
     names = {shard.number: replace(first, name=shard.file_name) for shard in shards}
@@ -111,7 +111,7 @@ def test_what_nobody_vouches_for_is_looked_at_once(tmp_path: Path, opened: list[
     assert unfinished(store, MADE, shards) == []
     assert opened == []
     # As after a copy that keeps no times: the same size, the same checksum.
-    path = store.root / MADE.main / MADE.name / shards[0].file_name
+    path = on_disk(store.root) / MADE.main / MADE.name / shards[0].file_name
     os.utime(path, ns=(1, 1))
     vouch(store, MADE, shards, finished(store, MADE, shards))
     stamp = newest_receipts(store.root, MADE)[0].files[MADE.main]
@@ -140,7 +140,7 @@ def test_only_whole_receipts_of_this_set_count(tmp_path: Path) -> None:
     store, shards = make_store(tmp_path / "atlas", 3)
     whole = [receipt(shard, write(store, shard)) for shard in shards]
     append_receipts(store.root, MADE, whole[:1])
-    path = receipts_path(store.root, MADE)
+    path = on_disk(receipts_path(store.root, MADE))
     with path.open("a") as file:
         file.write('{"shard":1,"seq_lo":1,"se')  # killed
     append_receipts(store.root, MADE, [replace(whole[1], fingerprint="0" * 64), receipt(shards[0], {}, error="died")])
