@@ -47,6 +47,10 @@ def fetch(root: Place, kind: str, version: str, name: str, *, mend: str, sha256:
         try:
             if not _fetch(within, copy, status.st_size, sha256):
                 raise StoreError(f"{within}: damaged, it is not what was written; {mend}")
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{within}: was removed, or its copy here was, while it was fetched: newer versions came; ask again"
+            ) from error
         except OSError as error:
             raise StoreError(
                 f"{copy.parent}: no copy of {within} can be kept there ({error.strerror or error}); make room, or name "

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import tempfile
 import time
 import uuid
@@ -127,10 +128,10 @@ def sweep(root: Place) -> None:
         shutil.rmtree(root / TEMPORARY, ignore_errors=True)
         return
     for folder in machine_folder(root).iterdir():
-        # Processes of other containers cannot be seen from here.
-        idle = folder.name.isdigit() and time.time() - folder.stat().st_mtime > IDLE_SECONDS
-        if idle and not _lives(int(folder.name)):
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process sweeps too
+            idle = folder.name.isdigit() and time.time() - folder.stat().st_mtime > IDLE_SECONDS
+            if idle and not _lives(int(folder.name)):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def machine_folder(root: RemotePath) -> Path:
@@ -144,7 +145,9 @@ def machine_folder(root: RemotePath) -> Path:
     status = own.lstat()
     if status.st_uid != os.getuid() or own.is_symlink():
         raise StoreError(f"{own}: is not yours; remove it, or let TMPDIR name another temporary folder")
-    folder = own / hashlib.sha256(str(root).encode()).hexdigest()[:16]
+    # Containers may share the folder, and not see each other's processes.
+    name = f"{socket.gethostname()} {root}"
+    folder = own / hashlib.sha256(name.encode()).hexdigest()[:16]
     folder.mkdir(exist_ok=True)
     return folder
 

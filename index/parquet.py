@@ -70,6 +70,8 @@ def read_rows(paths: Sequence[Place], columns: Sequence[str], seq_lo: int, seq_h
     # Here, not above: with pandas installed its import costs every command a quarter of a second.
     import pyarrow.dataset as ds
 
+    if not paths:
+        return pa.table({name: pa.nulls(0) for name in columns})
     condition = (ds.field("seq_id") >= seq_lo) & (ds.field("seq_id") < seq_hi)
     remote = next((path for path in paths if isinstance(path, RemotePath)), None)
     if remote is None:

@@ -11,12 +11,13 @@ import errno
 import fnmatch
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
 
 from index.errors import StoreError, UnreachableError
 
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
 
 # Of pyarrow itself; whatever else fsspec knows goes through its handler.
 NATIVE = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs")
+# It uploads by parts of 10 MiB, and S3 takes ten thousand (arrow issue 41506).
+MOST_PUT = 10_000 * (10 << 20)
+REQUESTS = 16  # at once
 STREAM_BUFFER = 8 << 20  # every read of an object is a request
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 _SECRET = re.compile(r"(^|[&_-])(secret|password|token|sas|sig|signature|credential|key)[^=]*=", re.IGNORECASE)
 # How pyarrow's file systems begin what the server or the way to it has said; of a damaged file they say other things.
@@ -145,11 +151,16 @@ class RemotePath:
         """Make this file what `local` is, in one step."""
         import pyarrow as pa
 
-        with self._asking():
-            whole = pa.memory_map(str(local)).read_buffer() if local.stat().st_size else b""
-            # In one write: a stream that is dropped in the middle, by Ctrl-C say, is closed, and so half of it put.
-            with self.filesystem.open_output_stream(self.key, compression=None) as out:
-                out.write(whole)
+        size = local.stat().st_size
+        if size > MOST_PUT:
+            raise StoreError(
+                f"{self}: {size / 2**30:.0f} GiB are more than pyarrow can put as one object ({MOST_PUT / 2**30:.0f}); "
+                f"keep this atlas on a shared disk"
+            )
+        whole = pa.memory_map(str(local)).read_buffer() if size else b""
+        # In one write: a stream that is dropped in the middle, by Ctrl-C say, is closed, and so half of it put.
+        with self._asking(), self.filesystem.open_output_stream(self.key, compression=None) as out:
+            out.write(whole)
 
     def unlink(self, missing_ok: bool = False) -> None:
         try:
@@ -230,10 +241,18 @@ def place(where: str | os.PathLike[str] | RemotePath) -> Place:
     steps = [step for step in path.split("/") if step not in ("", ".")]
     if ".." in steps or not (authority or steps):
         raise StoreError(f"{text}: no place in an object store; write it as {scheme}://BUCKET/FOLDER")
-    if scheme not in NATIVE and set(path) & set("*?["):
+    if scheme not in NATIVE and (options or set(path) & set("*[")):
         # fsspec would take it for a pattern, also where it removes files.
         raise StoreError(f"{text}: '*', '?' and '[' cannot be in a name there; choose another one")
     return RemotePath(scheme, authority, "/".join(steps), options)
+
+
+def at_once(work: Callable[[Item], Result], items: Iterable[Item], root: Place) -> list[Result]:
+    """`work` of each of `items`, in their order; for a store that answers requests, many at a time."""
+    if not isinstance(root, RemotePath):
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(REQUESTS) as pool:  # which mostly wait for answers
+        return list(pool.map(work, items))
 
 
 def below(path: Place, root: Place) -> str:

@@ -225,10 +225,6 @@ class Store:
         """Finished shard files of one set in `folder` (its main one if None), in order."""
         return sorted((self.root / (folder or made.main) / made.name).glob("part-*.parquet"))
 
-    def embedding_parts(self, name: str, kind: str = "embeddings") -> list[Place]:
-        """Finished shard files of one set of vectors ("embeddings" or "tokens"), in order."""
-        return sorted((self.root / kind / name).glob("part-*.parquet"))
-
     def _put(self, made: ShardedSet) -> None:
         value = asdict(made)
         name = value.pop("name")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +17,11 @@ import pyarrow.parquet as pq
 
 from index.errors import StoreError
 from index.parquet import open_parquet
-from index.places import Place, RemotePath, transport_errors
+from index.places import Place, at_once, transport_errors
 from index.schema import read_footer, vector_type
 from index.store import Embedding, Store
 
 BATCH_BYTES = 32 << 20
-REQUESTS = 16
 
 
 @dataclass(frozen=True)
@@ -51,10 +49,7 @@ def finished_parts(store: Store, embedding: Embedding, known: Sequence[Part] = (
     """
     opened = {part.path: part for part in known}
     paths = store.set_parts(embedding)
-    if not isinstance(store.root, RemotePath):
-        return [_open_part(store, embedding, path) for path in paths]
-    with ThreadPoolExecutor(REQUESTS) as pool:  # which mostly wait for answers
-        return list(pool.map(lambda path: opened.get(path) or _open_part(store, embedding, path), paths))
+    return at_once(lambda path: opened.get(path) or _open_part(store, embedding, path), paths, store.root)
 
 
 def batches(parts: Sequence[Part], dimension: int) -> Iterator[tuple[Place, np.ndarray, np.ndarray]]:

@@ -15,6 +15,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -37,7 +38,7 @@ from raypipe.errors import RaypipeError, disk_error, gone
 from raypipe.outputs import Ask, Output, compute, head_name, one_pass
 from raypipe.plan import Shard, Task
 from raypipe.prediction_tables import prediction_table
-from raypipe.ray_runtime import DEATH_HINT
+from raypipe.ray_runtime import DEATH_HINT, TASKS_PER_ACTOR
 from raypipe.shard_files import is_finished, write_part, write_rejects
 from raypipe.vector_tables import vector_tables
 from raypipe.watchdog import Watchdog
@@ -67,7 +68,9 @@ class Job:
         threads: of one actor on CPU.
         ask: how the model is asked.
         stall_seconds: without a forward pass or a file after which an actor's process is ended, to be replaced; 0 for
-            never, where nothing would replace it.
+            never.
+        replaceable: whether another process takes the place of one that ends.
+        debug: whether to print tracebacks.
         run: names the run in the journals of attempts.
     """
 
@@ -78,6 +81,8 @@ class Job:
     threads: int
     ask: Ask
     stall_seconds: float = 0.0
+    replaceable: bool = False
+    debug: bool = False
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
 
@@ -94,6 +99,7 @@ class Receipt:
             "failed", and "files", an `index.receipts.Stamp` by folder.
         error: why a file is missing, or "".
         fatal: whether every other shard would fail alike (a full disk), so that the run should stop.
+        unreachable: whether that is for an object store that does not answer: the same command may go on later.
         note: what else there is to tell, in one line: that workers died, that batches were made smaller; or "".
         lost: whether workers died over it in this run until it, or sequences of it, were given up.
     """
@@ -108,6 +114,7 @@ class Receipt:
     pid: int
     error: str = ""
     fatal: bool = False
+    unreachable: bool = False
     made: str = "[]"
     note: str = ""
     lost: bool = False
@@ -123,6 +130,7 @@ class ShardActor:
     def __init__(self, job: Job):
         self.job = job
         self._turn = threading.Lock()
+        self._reader = ThreadPoolExecutor(TASKS_PER_ACTOR)
         self._ready = False
         self._watchdog = Watchdog(job.stall_seconds)
         self._journal: Journal | None = None
@@ -130,22 +138,24 @@ class ShardActor:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         row = {name: int(batch[name][0]) for name in ("number", "seq_lo", "seq_hi", "tokens")}
         task = Task(**row, shards=tuple(int(number) for number in batch["shards"][0]))
-        ahead = self._read_ahead(task)
+        # The first task has nothing to wait for. What hangs while it reads is waited for, and ended, in its turn.
+        early = self._ready and self._turn.locked()
+        ahead = self._reader.submit(read_sequences, self.store, task) if early else None
         with self._turn:
             receipt = asdict(self.run(task, ahead))
         return {name: np.array([value]) for name, value in receipt.items()}
 
-    def run(self, task: Task, ahead: Sequences | None = None) -> Receipt:
+    def run(self, task: Task, ahead: Future[Sequences] | None = None) -> Receipt:
         """Make what is missing of one task and commit its files.
 
         Errors of the data, the disk or the model come back in the receipt.
 
         Args:
-            ahead: the task's sequences, where they were read before its turn came.
+            ahead: the task's sequences, where they are being read already.
         """
         begin = time.perf_counter()
         failed, made = 0, []
-        error, fatal, ended = "", False, False
+        error, fatal, unreachable, ended = "", False, False, False
         journal = None
         notes: list[str] = []
         try:
@@ -159,6 +169,7 @@ class ShardActor:
         except Exception as problem:
             # Whatever it is, it must not take the other shards with it; the run reports it and ends as incomplete.
             error, fatal = self._explain(problem, hopeless=journal is not None and journal.hopeless)
+            unreachable = isinstance(problem, UnreachableError)
         finally:
             self._journal = None
             if journal is not None:
@@ -182,6 +193,7 @@ class ShardActor:
             pid=os.getpid(),
             error=error,
             fatal=fatal,
+            unreachable=unreachable,
             made=json.dumps(made),
             note="; ".join(notes),
             lost=lost,
@@ -195,7 +207,7 @@ class ShardActor:
 
     def _explain(self, problem: Exception, *, hopeless: bool) -> tuple[str, bool]:
         """What went wrong in words that say how to mend it, and whether every other shard would fail alike."""
-        if os.environ.get("RAYPIPE_DEBUG") == "1":
+        if self.job.debug:
             traceback.print_exception(problem)
         if isinstance(problem, UnreachableError):
             return str(problem), True
@@ -252,16 +264,8 @@ class ShardActor:
         if self._journal is not None:
             self._journal.forward_pass()
 
-    def _read_ahead(self, task: Task) -> Sequences | None:
-        """The sequences of a task while another one is computed; None where nothing is, or they cannot be read."""
-        if not self._turn.locked() or not self._ready:
-            return None
-        with suppress(Exception):  # the task itself says why, when its turn comes
-            return read_sequences(self.store, task)
-        return None
-
     def _make(
-        self, task: Task, ahead: Sequences | None, journal: Journal, notes: list[str]
+        self, task: Task, ahead: Future[Sequences] | None, journal: Journal, notes: list[str]
     ) -> tuple[int, list[dict[str, Any]]]:
         """What is missing of the task; the number of sequences that failed, and the receipt's `made`.
 
@@ -274,7 +278,7 @@ class ShardActor:
         ]
         if not missing:
             return 0, []
-        ids, sequences = ahead or read_sequences(self.store, task)
+        ids, sequences = ahead.result() if ahead else read_sequences(self.store, task)
         outputs = self._compute([made for _, made, _ in missing], sequences, journal, notes)
         written = [
             {"set": place, **self._write(made, shard, ids, output)}
@@ -293,7 +297,7 @@ class ShardActor:
                 try:
                     found = compute(self.model, sets, sequences[lo:hi], self.job.ask, budgets.append)
                 except Exception as problem:
-                    if self.job.stall_seconds and _has_lost_device(problem):
+                    if self.job.replaceable and _has_lost_device(problem):
                         # Nothing can be computed in this process any more; another takes its place, as if it had died.
                         os._exit(1)
                     raise

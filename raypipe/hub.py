@@ -118,8 +118,10 @@ def _watched(folder: Path, alive: Callable[[], None]) -> Iterator[None]:
     """Call `alive` whenever what lies in `folder` has changed: a download may take hours, and is no standstill."""
     ended = threading.Event()
 
+    before = _sizes(folder)
+
     def watch() -> None:
-        before = _sizes(folder)
+        nonlocal before
         while not ended.wait(LOOK_SECONDS):
             if (now := _sizes(folder)) != before:
                 before = now

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model import registry
 from raypipe import __version__
 from raypipe.errors import InputError, RaypipeError, UsageError, first_line
 from raypipe.ray_runtime import knock
@@ -28,6 +29,8 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 STOP_SECONDS = 120
 POLL_SECONDS = 0.5
 OUTPUTS = ("-o", "--output")
+# Without an answer of the job server; the job goes on meanwhile.
+PATIENCE_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -63,20 +66,47 @@ def entrypoint(command: Sequence[str], working_dir: Path | None) -> str:
             "name the command to run on the cluster: raypipe submit -- embed /data/rna.fasta -o /data/atlas"
         )
     words = []
+    option = ""  # that the next word belongs to
     for place, word in enumerate(command):
-        option, equals, value = word.partition("=")
-        before, path = (f"{option}=", value) if equals and option.startswith("-") else ("", word)
-        is_output = (place and command[place - 1] in OUTPUTS) or (before and option in OUTPUTS)
-        if "://" not in path and not os.path.isabs(path) and (is_output or (place and _is_path(path))):
-            if working_dir is None:
-                path = os.path.abspath(path)
-            elif is_output:
-                raise UsageError(
-                    f"{path}: with --working-dir the job runs in a copy of the folder, which is thrown away with what "
-                    f"is written there; give an absolute path that all machines share"
-                )
-        words.append(before + path)
+        key, equals, value = word.partition("=")
+        if word.startswith("-"):
+            joined = equals == "="
+            words.append(f"{key}={_from_here(key, value, working_dir)}" if joined else word)
+            option = "" if joined else word
+        else:
+            words.append(_from_here(option, word, working_dir) if place else word)
+            option = ""
     return shlex.join(["python", "-m", "raypipe", *words])
+
+
+def _from_here(option: str, word: str, working_dir: Path | None) -> str:
+    """`word` as the job is to read it.
+
+    Args:
+        option: that it belongs to; "" if it belongs to none.
+
+    Raises:
+        UsageError: see `entrypoint`.
+    """
+    if option == "--name" or (option == "--model" and (known := registry.find(word)) and known.folder):
+        return word
+    if option == "--heads":  # names first of all; a path among them has a slash
+        return ",".join(_absolute(one, working_dir) if "/" in one else one for one in word.split(","))
+    if option in OUTPUTS:
+        if working_dir is not None and not os.path.isabs(word) and "://" not in word:
+            raise UsageError(
+                f"{word}: with --working-dir the job runs in a copy of the folder, which is thrown away with what is "
+                f"written there; give an absolute path that all machines share"
+            )
+        return os.path.abspath(word) if "://" not in word else word
+    name, equals, file = word.partition("=")
+    if equals and not os.path.exists(word):  # a table of annotations
+        return f"{name}={_absolute(file, working_dir)}"
+    return _absolute(word, working_dir)
+
+
+def _absolute(word: str, working_dir: Path | None) -> str:
+    return os.path.abspath(word) if working_dir is None and os.path.exists(word) else word
 
 
 def submit(asked: Submission, tell: Callable[[str], None], *, follow: bool = True) -> int:
@@ -112,17 +142,16 @@ def submit(asked: Submission, tell: Callable[[str], None], *, follow: bool = Tru
     if not follow:
         tell(f"follow it with: ray job logs --follow --address {address} {job}; stop it with: {stop}")
         return 0
+    goes_on = (
+        f"job {job} goes on; follow it with: ray job logs --follow --address {address} {job}; stop it with: {stop}"
+    )
     try:
         return _follow(client, job, tell)
     except KeyboardInterrupt:
-        tell(
-            f"job {job} goes on; follow it with: ray job logs --follow --address {address} {job}; stop it with: {stop}"
-        )
+        tell(goes_on)
         raise
-
-
-def _is_path(word: str) -> bool:
-    return not word.startswith("-") and os.path.exists(word)
+    except (RuntimeError, OSError) as error:
+        raise RaypipeError(f"{address}: the job server answers no longer ({first_line(error)}); {goes_on}") from error
 
 
 def _client(address: str) -> Any:
@@ -149,10 +178,16 @@ def _follow(client: Any, job: str, tell: Callable[[str], None]) -> int:
     # In a thread: it waits for lines without end, and the signals of this process are for its main thread.
     log = threading.Thread(target=_print_log, args=(client, job), daemon=True)
     log.start()
+    answered = time.monotonic()
     while True:
-        info = client.get_job_info(job)
-        if info.status.is_terminal():
-            break
+        try:
+            info = client.get_job_info(job)
+            answered = time.monotonic()
+            if info.status.is_terminal():
+                break
+        except (RuntimeError, OSError):
+            if time.monotonic() - answered > PATIENCE_SECONDS:
+                raise
         time.sleep(POLL_SECONDS)
     log.join(timeout=10)
     status = str(info.status.value)
@@ -174,7 +209,9 @@ def _print_log(client: Any, job: str) -> None:
             sys.stdout.write(lines)
             sys.stdout.flush()
 
+    from aiohttp import ClientError  # of Ray's job server
+
     try:
         asyncio.run(print_all())
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, ClientError) as error:
         print(f"raypipe: the job's log can be followed no longer ({first_line(error)})", file=sys.stderr)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Generator, Sequence
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
-from index.errors import StoreError
+from index.errors import StoreError, UnreachableError
 from index.receipts import ReceiptWriter, ShardReceipt, Stamp
 from index.sets import ShardedSet
 from index.store import Store
@@ -163,6 +164,8 @@ class _Run:
                     return self._make(None)
                 with ray_runtime.session(self.settings.address) as ray:
                     return self._make(ray)
+            except UnreachableError as error:
+                raise IncompleteError(f"stopped: {error}") from error
             except OSError as error:
                 raise disk_error(self.store.root, error) from error
 
@@ -188,9 +191,11 @@ class _Run:
             sets=tuple(sets),
             compute_dtype=sets[0].settings["dtype"],
             device="cuda" if cuda else "cpu",
-            threads=max(1, resources.cpus(ray) // pool.workers),
+            threads=resources.threads(ray, pool.workers),
             ask=self.ask,
             stall_seconds=0.0 if ray is None else 60 * self.settings.stall_minutes,
+            replaceable=ray is not None,
+            debug=os.environ.get("RAYPIPE_DEBUG") == "1",
         )
         self.progress.planned(work.sets, work.tasks, work.todo, pool.workers)
         begun = time.perf_counter()
@@ -226,10 +231,12 @@ class _Run:
             with closing(_stream(job, work.todo, ray, pool)) as stream:
                 for receipt in stream:
                     # What ended the run (a full disk) may keep this from being written too.
-                    with suppress(OSError, StoreError) if receipt.fatal else nullcontext():
+                    # A store that does not answer now is asked again with the next receipt.
+                    with suppress(OSError, StoreError) if receipt.fatal else suppress(UnreachableError):
                         self._note(job.sets, writers, tasks[receipt.shard], receipt)
                     if receipt.fatal:
-                        raise RaypipeError(f"stopped on {receipt.host}: {receipt.error}")
+                        stopped = IncompleteError if receipt.unreachable else RaypipeError
+                        raise stopped(f"stopped on {receipt.host}: {receipt.error}")
                     receipts.append(receipt)
                     self.progress.finished(receipt)
         finally:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from index import files, receipts
 from index.parquet import open_parquet, read_metadata
-from index.places import Place
+from index.places import Place, at_once
 from index.receipts import Listing, ShardReceipt, Stamp
 from index.schema import REJECTS, read_footer, with_footer
 from index.sets import Embedding, ShardedSet
@@ -116,16 +116,18 @@ def finished(
     known = receipts.newest_receipts(store.root, made)
     listed = list_set(store, made)
     found = {}
+    unsure = []
     for shard in shards:
         receipt = known.get(shard.number)
         if receipt and shard.number not in reread and _vouches(receipt, made, shard, listed):
             found[shard.number] = Finished(receipt.rows, receipt.failed, receipt)
-        elif not all(shard.file_name in listed[folder] for folder in made.folders):
-            continue
-        elif not look or is_finished(store, made, shard):
-            failed = count_failed(store, made, shard) if look else 0
+        elif all(shard.file_name in listed[folder] for folder in made.folders):
+            unsure.append(shard)
+    judged = at_once(lambda shard: _judge(store, made, shard) if look else 0, unsure, store.root)
+    for shard, failed in zip(unsure, judged, strict=True):
+        if failed is not None:
             found[shard.number] = Finished(shard.num_sequences - failed, failed, None)
-    return found
+    return dict(sorted(found.items()))
 
 
 def vouch(store: Store, made: ShardedSet, shards: Sequence[Shard], found: Mapping[int, Finished]) -> None:
@@ -160,14 +162,15 @@ def vouch(store: Store, made: ShardedSet, shards: Sequence[Shard], found: Mappin
 
 def is_finished(store: Store, made: ShardedSet, shard: Shard) -> bool:
     """Whether every file of `shard` stands, is whole, and says that it is this shard's."""
-    failed = count_failed(store, made, shard)
+    return _judge(store, made, shard) is not None
+
+
+def _judge(store: Store, made: ShardedSet, shard: Shard) -> int | None:
+    """By its files: how many sequences of a shard stand in rejects/; None where it is not finished."""
+    failed = count_rows(rejects_path(store, made, shard))
     expected = footer(made, shard, shard.num_sequences - failed, failed)
-    return all(_read_footer(part_path(store, made, shard, folder)) == expected for folder in made.folders)
-
-
-def count_failed(store: Store, made: ShardedSet, shard: Shard) -> int:
-    """Sequences of `shard` that stand in rejects/."""
-    return count_rows(rejects_path(store, made, shard))
+    same = all(_read_footer(part_path(store, made, shard, folder)) == expected for folder in made.folders)
+    return failed if same else None
 
 
 def count_rows(part: Place) -> int:

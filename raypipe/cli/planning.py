@@ -64,6 +64,8 @@ def plan(
     number = settings.gpus if settings.device != "cpu" else settings.cpus or len(os.sched_getaffinity(0))
     rate = measure_flops(checkpoint, lengths) if settings.measure else device.peak * device.utilisation
     cost = estimate(lengths, checkpoint.config, sets, settings.device, number, rate)
+    if cost.tokens == 0:
+        raise UsageError(f"all {cost.refused:,} sequences are longer than the model's context; see --on-long")
     free = shutil.disk_usage(atlas).free if atlas and not is_uri(atlas) else None
     if format == "json":
         about = {"model": checkpoint.name, "device": settings.device, "devices": number, "free_bytes": free}

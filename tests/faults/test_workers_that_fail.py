@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import sys
 import time
 from pathlib import Path
@@ -36,7 +37,7 @@ def test_a_model_that_vanishes(tmp_path: Path, undisturbed: Path, head: Head) ->
         shutil.rmtree(folder)
         run.wait()
     assert run.code == 1, run.err
-    assert f"{folder} is neither a checkpoint folder nor a name of the model registry; mend that" in run.lines[-1]
+    assert f"{folder}: {socket.gethostname()} has no such folder; put the model where every machine" in run.lines[-1]
     assert run.out == ""
     assert len(run.lines) < 6
 

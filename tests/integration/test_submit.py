@@ -118,12 +118,21 @@ def test_no_job_server(tmp_path: Path) -> None:
 
 def test_the_line_of_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in.fa").touch()
+    for name in ("nano", "kind"):
+        (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
     for words, line in (
         (["embed", "in.fa", "-o", "out put"], f"embed {tmp_path}/in.fa -o '{tmp_path}/out put'"),
         (["embed", "s3://b/in.fa", "--output=s3://b/atlas"], "embed s3://b/in.fa --output=s3://b/atlas"),
         (["embed", "/a", "--model", "nano"], "embed /a --model nano"),
         (["index", "--transform=in.fa", "x"], f"index --transform={tmp_path}/in.fa x"),
+        # Names, also beside folders that are called so; but a bare name that is no model's is a folder's.
+        (["embed", "/a", "--model", "nano", "--name", "kind"], "embed /a --model nano --name kind"),
+        (["predict", "/a", "--heads", "kind,./kind"], f"predict /a --heads kind,{tmp_path}/kind"),
+        (["embed", "/a", "--model", "kind"], f"embed /a --model {tmp_path}/kind"),
+        (["finetune", "--data", "in.fa", "-o", "nano"], f"finetune --data {tmp_path}/in.fa -o {tmp_path}/nano"),
+        (["annotate", "/a", "notes=in.fa"], f"annotate /a notes={tmp_path}/in.fa"),
+        (["search", "/a", "--where", "a = 'in.fa'"], "search /a --where 'a = '\"'\"'in.fa'\"'\"''"),
     ):
         assert entrypoint(words, None) == f"python -m raypipe {line}"
     assert entrypoint(["embed", "in.fa"], tmp_path) == "python -m raypipe embed in.fa"

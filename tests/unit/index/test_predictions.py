@@ -193,7 +193,7 @@ def test_damage_inside_of_a_part_names_the_file_and_the_way_out(builder, store, 
 
 
 def test_damaged_vectors_and_sequences(store):
-    parts = store.embedding_parts("nano")
+    parts = store.set_parts(store.embedding("nano"))
     parts[1].write_bytes(parts[1].read_bytes()[:-20])
     assert query(store, "FROM rna_type").num_rows == 8
     with pytest.raises(StoreError, match=r"nano/part-00001\.parquet: is damaged .*raypipe embed again"):
