@@ -39,7 +39,8 @@ def hairpins(number: int) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("task", ["structure", "contact"])
+# Structures are also trained on below, from other files.
+@pytest.mark.parametrize("task", [pytest.param("structure", marks=pytest.mark.slow), "contact"])
 def test_pairs_of_dot_bracket_files(cli: Cli, narrow: Path, tmp_path: Path, task: str) -> None:
     path = tmp_path / "pins.dbn"
     records = [f">p{k} about\n{seq}\n{pairs} (-3.40)\n" for k, (seq, pairs) in enumerate(hairpins(60))]
