@@ -107,7 +107,8 @@ def options(folder: Path) -> list[str]:
     return ["--heads", THREE, "--model", str(folder / "headed"), "--shard-tokens", "450"]
 
 
-@pytest.mark.parametrize("verb", ["embed", pytest.param("predict", marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_storm.py kills on a cluster too
+@pytest.mark.parametrize("verb", ["embed", "predict"])
 def test_killed_on_a_cluster(tmp_path: Path, predicted: Path, head: Head, verb: str) -> None:
     """First an actor, in the middle of its shard, then the driver."""
     atlas = Path(shutil.copytree(predicted.with_name("ingested"), tmp_path / "atlas"))

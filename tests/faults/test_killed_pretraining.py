@@ -82,6 +82,7 @@ def test_killed_at_one_commit_after_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("one_cpu")
+@pytest.mark.slow
 def test_stopped_in_the_middle(tmp_path: Path) -> None:
     """First asked to stop, which ends the step at hand and keeps its state; then killed, at some moment in a step."""
     inputs = write_run_inputs(tmp_path)
