@@ -138,7 +138,7 @@ def page(result: dict[str, Any]) -> str:
     lines = [
         f"# raypipe ingest, {result['date']}",
         "",
-        f"{about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB, load {about['load_average']}. "
+        f"{machine.words(about)}, load {about['load_average']}. "
         "`python -m tests.benchmarks.ingest`. A tenth of the sequences are duplicates.",
         "",
         "| records | input | MiB | seconds | records/s | peak memory, MiB | atlas, MiB | counting its lines, s |",

@@ -198,7 +198,7 @@ def page(result: dict[str, Any]) -> str:
     lines = [
         f"# raypipe embed beside the encoder, {result['date']}",
         "",
-        f"{about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB, load {about['load_average']}. "
+        f"{machine.words(about)}, load {about['load_average']}. "
         "`python -m tests.benchmarks.overhead`; what is compared stands at its top. Ratios of tokens/s in the same "
         "round: median (lowest to highest).",
         "",
