@@ -65,7 +65,7 @@ class Job:
         sets: what is made, all of one model.
         compute_dtype: type of computation.
         device: "cpu" or "cuda".
-        threads: of one actor on CPU.
+        threads: of one actor on CPU, its share of the cluster's; on a machine with fewer CPUs as many as these.
         ask: how the model is asked.
         stall_seconds: without a forward pass or a file after which an actor's process is ended, to be replaced; 0 for
             never.
@@ -238,7 +238,7 @@ class ShardActor:
 
         job, first = self.job, self.job.sets[0]
         if job.device == "cpu":
-            torch.set_num_threads(job.threads)
+            torch.set_num_threads(min(job.threads, len(os.sched_getaffinity(0))))
         self.store = Store.open(job.root)
         where = find_on_node(first.model, first.model_path, first.model_fingerprint, self._watchdog.progress)
         self.model = load(where, device=job.device, dtype=job.compute_dtype)

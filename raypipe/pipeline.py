@@ -191,7 +191,7 @@ class _Run:
             sets=tuple(sets),
             compute_dtype=sets[0].settings["dtype"],
             device="cuda" if cuda else "cpu",
-            threads=resources.threads(ray, pool.workers),
+            threads=max(1, resources.cpus(ray) // pool.workers),
             ask=self.ask,
             stall_seconds=0.0 if ray is None else 60 * self.settings.stall_minutes,
             replaceable=ray is not None,

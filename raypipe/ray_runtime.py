@@ -173,12 +173,6 @@ def cluster_cpus(ray: Any) -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
-def smallest_node_cpus(ray: Any) -> int:
-    """CPUs of the smallest machine that has any to give."""
-    offered = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    return max(1, int(min((number for number in offered if number >= 1), default=1)))
-
-
 def run_shards(ray: Any, actor: type, job: Any, tasks: Sequence[Task], pool: Pool) -> Generator[dict[str, Any]]:
     """Receipts of `tasks`, as they are finished, in any order.
 

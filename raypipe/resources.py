@@ -21,12 +21,6 @@ def cpus(ray: Any) -> int:
     return len(os.sched_getaffinity(0)) if ray is None else ray_runtime.cluster_cpus(ray)
 
 
-def threads(ray: Any, workers: int) -> int:
-    """Threads of one of so many actors: its share of the CPUs, and no more than the smallest machine has."""
-    most = cpus(None) if ray is None else ray_runtime.smallest_node_cpus(ray)
-    return max(1, min(cpus(ray) // workers, most))
-
-
 def local_cuda() -> bool:
     """Whether this process sees a CUDA device."""
     import torch
