@@ -57,8 +57,8 @@ class Status(NamedTuple):
 class RemotePath:
     """A file or folder in an object store; its text is the URI.
 
-    Errors are those of `pathlib` where a file is missing, and UnreachableError where the store does not answer or
-    refuses: that a file cannot be had now says nothing of the file.
+    Errors are those of `pathlib` where a file is missing, UnreachableError where the store does not answer or refuses
+    (that a file cannot be had now says nothing of the file), and StoreError where it cannot do what is asked at all.
 
     Attributes:
         authority: the bucket, or the host.
@@ -202,8 +202,11 @@ class RemotePath:
             if _NO_BUCKET.search(str(error)):
                 raise _unreachable(str(self), error) from error
             raise
-        except (OSError, ValueError, NotImplementedError) as error:
+        except OSError as error:
             raise _unreachable(str(self), error) from error
+        except (ValueError, NotImplementedError) as error:
+            # Of pyarrow or fsspec: a name that cannot be, a file system that is only read. Asking again is no use.
+            raise StoreError(f"{self}: cannot be done there ({_short(' '.join(str(error).split()))})") from error
 
 
 Place: TypeAlias = Path | RemotePath
@@ -364,6 +367,8 @@ def _filesystem(scheme: str, authority: str, options: str) -> tuple[Any, str]:
     except ImportError as error:
         raise StoreError(f"{uri}: needs a package that is not installed ({error})") from error
     except (ValueError, TypeError, NotImplementedError) as error:
+        # Of pyarrow an option that it does not know, or a file system that it was built without; of fsspec a scheme
+        # that it does not know (ValueError), or parts of the URI that its file system cannot do without (TypeError).
         raise StoreError(f"{uri}: no place that can be used ({' '.join(str(error).split())[:200]})") from error
     except OSError as error:
         raise _unreachable(uri, error) from error

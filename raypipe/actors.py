@@ -168,8 +168,8 @@ class ShardActor:
             ended = True
         except Exception as problem:
             # Whatever it is, it must not take the other shards with it; the run reports it and ends as incomplete.
-            error, fatal = self._explain(problem, hopeless=journal is not None and journal.hopeless)
-            unreachable = isinstance(problem, UnreachableError)
+            hopeless = journal is not None and journal.hopeless
+            error, fatal, unreachable = self._explain(problem, hopeless=hopeless)
         finally:
             self._journal = None
             if journal is not None:
@@ -205,24 +205,25 @@ class ShardActor:
         path = journal_path(self.job.root, self.job.sets, task)
         return Journal(path, self.job.run, [task.seq_lo, task.seq_hi, sets], task.num_sequences)
 
-    def _explain(self, problem: Exception, *, hopeless: bool) -> tuple[str, bool]:
-        """What went wrong in words that say how to mend it, and whether every other shard would fail alike."""
+    def _explain(self, problem: Exception, *, hopeless: bool) -> tuple[str, bool, bool]:
+        """What went wrong in words that say how to mend it; then `fatal` and `unreachable` of the receipt."""
         if self.job.debug:
             traceback.print_exception(problem)
-        if isinstance(problem, UnreachableError):
-            return str(problem), True
         try:
-            if not is_store(self.job.root):
-                return gone(self.job.root), True
+            if not isinstance(problem, UnreachableError) and not is_store(self.job.root):
+                return gone(self.job.root), True, False
         except UnreachableError as unreachable:
-            return str(unreachable), True
+            problem = unreachable  # whatever failed first for it
+        if isinstance(problem, UnreachableError):
+            return str(problem), True, True
         if isinstance(problem, OSError):
-            return str(disk_error(place(self.job.root), problem)), problem.errno in DISK_ERRORS or not self._ready
+            fatal = problem.errno in DISK_ERRORS or not self._ready
+            return str(disk_error(place(self.job.root), problem)), fatal, False
         ours = isinstance(problem, (ModelError, StoreError, RaypipeError))
         error = str(problem) if ours else f"{type(problem).__name__}: {problem}"
         if self._ready or hopeless:
-            return error, False
-        return f"{error}; mend that and run the same command again: it goes on where it stopped", True
+            return error, False, False
+        return f"{error}; mend that and run the same command again: it goes on where it stopped", True, False
 
     def _prepare(self) -> None:
         """Open the store and load the model with its heads, for the first shard.

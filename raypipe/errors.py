@@ -63,6 +63,11 @@ def disk_error(root: Place, error: OSError) -> RaypipeError:
     return RaypipeError(f"{root}: {error}; mend that and run the same command again")
 
 
+def debugging() -> bool:
+    """Whether --debug, or RAYPIPE_DEBUG=1, asks for tracebacks and for all that Ray says."""
+    return os.environ.get("RAYPIPE_DEBUG") == "1"
+
+
 def first_line(error: object) -> str:
     """The first line of an error's text that says anything, else its type: for causes within a message of ours."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

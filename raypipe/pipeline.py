@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
@@ -19,7 +18,7 @@ from raypipe.actors import Job, Receipt, ShardActor
 from raypipe.checkpoints import Checkpoint, find_checkpoint, find_heads
 from raypipe.completeness import Completeness, check_set, check_sources, shard_names
 from raypipe.cost import refuse_small_disk
-from raypipe.errors import IncompleteError, RaypipeError, UsageError, disk_error
+from raypipe.errors import IncompleteError, RaypipeError, UsageError, debugging, disk_error
 from raypipe.interrupts import interruptible
 from raypipe.outputs import Ask
 from raypipe.plan import Shard, Task
@@ -195,7 +194,7 @@ class _Run:
             ask=self.ask,
             stall_seconds=0.0 if ray is None else 60 * self.settings.stall_minutes,
             replaceable=ray is not None,
-            debug=os.environ.get("RAYPIPE_DEBUG") == "1",
+            debug=debugging(),
         )
         self.progress.planned(work.sets, work.tasks, work.todo, pool.workers)
         begun = time.perf_counter()
@@ -225,13 +224,13 @@ class _Run:
         """Run the tasks, here or on Ray; stop at an error that every one of them would meet."""
         receipts: list[Receipt] = []
         tasks = {task.number: task for task in work.todo}
-        # Closed here, not when the garbage is collected: Ray Data would start another Ray to clean up.
         writers = [ReceiptWriter(self.store.root, made) for made in job.sets]
         try:
+            # Closed here, not when the garbage is collected: Ray Data would start another Ray to clean up.
             with closing(_stream(job, work.todo, ray, pool)) as stream:
                 for receipt in stream:
-                    # What ended the run (a full disk) may keep this from being written too.
-                    # A store that does not answer now is asked again with the next receipt.
+                    # What ended the run (a full disk) may keep this from being written too; a store that does not
+                    # answer now is asked again with the next receipt.
                     with suppress(OSError, StoreError) if receipt.fatal else suppress(UnreachableError):
                         self._note(job.sets, writers, tasks[receipt.shard], receipt)
                     if receipt.fatal:

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from raypipe import __version__
-from raypipe.errors import IncompleteError, RaypipeError
+from raypipe.errors import IncompleteError, RaypipeError, debugging
 from raypipe.plan import Task
 
 HOOK = "raypipe.bootstrap.pin"
@@ -70,7 +70,7 @@ def session(address: str | None) -> Iterator[Any]:
         RaypipeError: the cluster cannot be reached, or Ray cannot be started here.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not _debugging():
+    if not debugging():
         # Ray prints what its daemons report (tracebacks of tasks that are tried again) on our standard output.
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     # Ray's own logger explains itself at length before every run; what matters comes back in receipts and errors.
@@ -110,7 +110,7 @@ def _connect(ray: Any, address: str) -> None:
                 address=address,
                 runtime_env={"worker_process_setup_hook": HOOK},
                 logging_level=logging.ERROR,
-                log_to_driver=_debugging(),
+                log_to_driver=debugging(),
                 **options,
             )
     except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
@@ -125,11 +125,6 @@ def _connect(ray: Any, address: str) -> None:
     if on_sigterm is not None and threading.current_thread() is threading.main_thread():
         # Ray's leaves without a word, and before our files and locks are put away.
         signal.signal(signal.SIGTERM, on_sigterm)
-
-
-def _debugging() -> bool:
-    """Whether to let everything through that Ray says."""
-    return os.environ.get("RAYPIPE_DEBUG") == "1"
 
 
 def knock(address: str) -> None:
@@ -277,7 +272,7 @@ def _probe(ray: Any) -> None:
 @contextmanager
 def _unheard() -> Iterator[None]:
     """Turn file descriptor 2, on which Ray's C++ side talks, away from the terminal; its logs have it all."""
-    if _debugging():
+    if debugging():
         yield
         return
     sys.stderr.flush()
@@ -296,7 +291,7 @@ def data_log_in_file_only() -> Iterator[None]:
     """Keep Ray Data's remarks and tracebacks off the terminal; its log in Ray's session folder has them."""
     consoles = [h for h in logging.getLogger("ray.data").handlers if h.name == "console"]
     levels = [handler.level for handler in consoles]
-    if not _debugging():
+    if not debugging():
         for handler in consoles:
             handler.setLevel(logging.CRITICAL + 1)
     try:

@@ -48,7 +48,7 @@ def _run(arguments: Sequence[str]) -> int:
         return _say(str(error), FAILED)
     from index.errors import StoreError
     from model.errors import ModelError
-    from raypipe.errors import IncompleteError, RaypipeError, UsageError
+    from raypipe.errors import IncompleteError, RaypipeError, UsageError, debugging
     from raypipe.interrupts import interruptible
 
     try:
@@ -57,7 +57,7 @@ def _run(arguments: Sequence[str]) -> int:
     except UsageError as error:
         return _say(str(error), USAGE)
     except (RaypipeError, StoreError, ModelError) as error:
-        if os.environ.get("RAYPIPE_DEBUG") == "1":
+        if debugging():
             traceback.print_exc()
         return _say(str(error), INCOMPLETE if isinstance(error, IncompleteError) else FAILED)
     except ModuleNotFoundError as error:

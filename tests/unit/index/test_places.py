@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index import files
-from index.errors import StoreError
+from index.errors import StoreError, UnreachableError
 from index.places import RemotePath, below, exists, is_of_transport, open_stream, place
 
 NAMES = st.text("ab.-] é%", min_size=1, max_size=6).filter(lambda name: name.strip(". "))
@@ -100,6 +100,25 @@ def test_no_places(text: str) -> None:
 def test_schemes_that_nobody_knows() -> None:
     with pytest.raises(StoreError, match="nosuch://bucket: no place that can be used"):
         (place("nosuch://bucket") / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"), [("s3://bucket?nosuch=1", "nosuch"), ("ftp://", "no place"), ("github://bucket", "no place")]
+)
+def test_places_that_cannot_be_used(uri: str, says: str) -> None:
+    """An option that nobody knows, a URI that lacks what its file system needs."""
+    with pytest.raises(StoreError, match=says) as caught:
+        (place(uri) / "x").exists()
+    assert not isinstance(caught.value, UnreachableError), "asking again is no use"
+
+
+def test_a_place_that_is_only_read(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("x")
+    there = place("http://127.0.0.1:9/atlas")
+    assert isinstance(there, RemotePath)
+    with pytest.raises(StoreError, match=r"http://127.0.0.1:9/atlas/x: cannot be done there") as caught:
+        (there / "x").put(tmp_path / "x")
+    assert not isinstance(caught.value, UnreachableError), "asking again is no use"
 
 
 def test_what_says_nothing_of_a_file() -> None:
