@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+MODEL_PACKAGES = ("torch", "transformers", "multimolecule", "danling")
+SEARCH_PACKAGES = ("numpy", "pyarrow", "faiss-cpu", "faiss-gpu", "hnswlib", "usearch", "scann", "lancedb", "pyhmmer")
+
 
 def describe() -> dict[str, Any]:
     """Processor, cores, memory, system and load of this machine.
@@ -17,10 +20,7 @@ def describe() -> dict[str, Any]:
         `cpu`, `cores` (usable by this process), `bf16` (instructions for it, as the kernel names them),
         `memory_gib`, `system`, `python`, `load_average` (1, 5 and 15 minutes).
     """
-    info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    fields = dict(
-        [part.strip() for part in line.split(":", 1)] for line in info.split("\n\n")[0].splitlines() if ":" in line
-    )
+    fields = _processor()
     flags = fields.get("flags", "").split()
     return {
         "cpu": fields.get("model name", platform.processor()),
@@ -33,10 +33,23 @@ def describe() -> dict[str, Any]:
     }
 
 
+def has(instructions: str) -> bool:
+    """Whether the processor has such instructions, as the kernel names them."""
+    return instructions in _processor().get("flags", "").split()
+
+
+def _processor() -> dict[str, str]:
+    """What the kernel says of the first core."""
+    info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    return dict(
+        [part.strip() for part in line.split(":", 1)] for line in info.split("\n\n")[0].splitlines() if ":" in line
+    )
+
+
 def versions() -> dict[str, str]:
     """Versions of what the figures depend on, as far as installed here."""
     found = {"python": platform.python_version()}
-    for name in ("torch", "transformers", "multimolecule", "danling", "raypipe"):
+    for name in (*MODEL_PACKAGES, *SEARCH_PACKAGES, "raypipe"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

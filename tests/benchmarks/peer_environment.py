@@ -1,4 +1,4 @@
-"""The peer's own virtual environment: its dependencies exclude ours (transformers 4, an old hub client)."""
+"""Virtual environments of their own for the peers: what they depend on need not fit ours, nor each other's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-REQUIREMENTS = HERE / "peer_requirements.txt"
+# multimolecule needs transformers 4 and an old hub client; about 1.5 GB.
+MODEL_PEERS = HERE / "peer_requirements.txt"
+# Vector indexes, and nhmmer; about 0.7 GB.
+SEARCH_PEERS = HERE / "search_peer_requirements.txt"
 
 
 def cache_folder() -> Path:
@@ -17,8 +20,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("RAYPIPE_BENCH_DIR") or HERE.parents[1] / ".bench").resolve()
 
 
-def ensure() -> Path:
-    """Make the environment, once for each content of `peer_requirements.txt`.
+def ensure(requirements: Path = MODEL_PEERS) -> Path:
+    """Make the environment, once for each content of `requirements`.
 
     Returns:
         Its Python interpreter.
@@ -26,12 +29,12 @@ def ensure() -> Path:
     Raises:
         subprocess.CalledProcessError: pip could not install; its own message stands above.
     """
-    digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
-    folder = cache_folder() / f"peer-{digest}"
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]
+    folder = cache_folder() / f"{requirements.stem.removesuffix('_requirements')}-{digest}"
     interpreter = folder / "bin" / "python"
     ready = folder / ".ready"
     if not ready.exists():
-        print(f"making the peer's environment in {folder} (about 1.5 GB)", file=sys.stderr)
+        print(f"making the environment of {requirements.name} in {folder}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         subprocess.run(
             [
@@ -42,7 +45,7 @@ def ensure() -> Path:
                 "--quiet",
                 "--disable-pip-version-check",
                 "-r",
-                REQUIREMENTS,
+                requirements,
             ],
             check=True,
         )

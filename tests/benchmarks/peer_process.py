@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import peer_environment
+from tests.benchmarks.conversation import ROOT, Warm
 from tests.benchmarks.rounds import Turn
-from tests.benchmarks.samples import ROOT
 
 ROLES = ("multimolecule", "raypipe")
 MODULE = "tests.benchmarks.peer_worker"
@@ -30,17 +28,11 @@ class Worker:
 
     def __init__(self, role: str, dtype: str, checkpoint: Path, task: str, threads: int) -> None:
         self.role, self.dtype = role, dtype
-        environment = os.environ | {
-            "OMP_NUM_THREADS": str(threads),
-            "MKL_NUM_THREADS": str(threads),
-            "HF_HUB_OFFLINE": "1",
-        }
+        environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
         interpreter = peer_environment.ensure() if role == "multimolecule" else sys.executable
-        command = [interpreter, "-m", MODULE, role, checkpoint, dtype, "--task", task, "--threads", str(threads)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
-        )
-        self.hello = self._answer()
+        command = [interpreter, "-m", MODULE, role, checkpoint, dtype, "--task", task, "--threads", threads]
+        self._process = Warm(self.name, command, environment)
+        self.hello = self._process.hello
 
     @property
     def name(self) -> str:
@@ -52,26 +44,13 @@ class Worker:
         """Where the process leaves what it computed."""
         return peer_environment.cache_folder() / f"{self.role}-{self.dtype}.npy"
 
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.name}: the process ended with code {self.process.wait()}; see above")
-        return json.loads(line)
-
     def ask(self, sequences: list[str], **request: Any) -> Turn:
         """Do the task once and leave the result in `saved`; returns `wall_s` and `cpu_s`."""
-        assert self.process.stdin is not None
-        whole = {"sequences": sequences, "save": str(self.saved), **request}
-        self.process.stdin.write(json.dumps(whole) + "\n")
-        self.process.stdin.flush()
-        return self._answer()
+        return self._process.ask(sequences=sequences, save=str(self.saved), **request)
 
     def close(self) -> None:
         """Let the process end and wait for it."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+        self._process.close()
 
 
 def checkpoint(layers: int, *, masked_lm: bool = False) -> Path:

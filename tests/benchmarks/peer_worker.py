@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, TextIO
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from tests.benchmarks import machine
+from tests.benchmarks.conversation import answers, serve
 
 PEER_BATCH = 32
 LETTERS = "ACGU"
@@ -133,27 +131,18 @@ WORK: dict[tuple[str, str], Callable[[str, str], Work]] = {
 }
 
 
-@contextmanager
-def _answers() -> Iterator[TextIO]:
-    """Keep the real stdout for answers; whatever the libraries print goes to stderr."""
-    real, sys.stdout = sys.stdout, sys.stderr
-    try:
-        yield real
-    finally:
-        sys.stdout = real
+def answering(work: Work) -> Callable[[Request], dict[str, float]]:
+    """Answers to requests: the time that `work` takes."""
 
-
-def serve(work: Work, answers: TextIO, threads: int) -> None:
-    """Answer requests until stdin ends."""
-    print(json.dumps({"versions": machine.versions(), "threads": threads}), file=answers, flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
+    def answer(request: Request) -> dict[str, float]:
         wall, cpu = time.perf_counter(), time.process_time()
         result = work(request)
-        answer = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+        taken = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
         if request.get("save"):
             np.save(request["save"], result)
-        print(json.dumps(answer), file=answers, flush=True)
+        return taken
+
+    return answer
 
 
 def main() -> None:
@@ -173,8 +162,9 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(options.threads)
-    with _answers() as answers:
-        serve(WORK[options.role, options.task](options.folder, options.dtype), answers, options.threads)
+    with answers() as out:
+        work = WORK[options.role, options.task](options.folder, options.dtype)
+        serve({"versions": machine.versions(), "threads": options.threads}, answering(work), out)
 
 
 if __name__ == "__main__":

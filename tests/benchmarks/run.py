@@ -17,6 +17,8 @@ from tests.benchmarks import (
     peer_multimolecule,
     peer_variants,
     pretrain,
+    search,
+    search_tools,
     tokenizer,
 )
 
@@ -27,7 +29,8 @@ def main() -> None:
     arguments = sys.argv[1:]
     print("# Tokenizer, one core", flush=True)
     tokenizer.main()
-    for benchmark in (ingest, overhead, head_memory, heads, pretrain, peer_multimolecule, peer_variants):
+    model = (overhead, head_memory, heads, pretrain, peer_multimolecule, peer_variants)
+    for benchmark in (ingest, *model, search, search_tools):
         print(f"# {benchmark.__name__}", flush=True)
         benchmark.main(arguments)
 
