@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import duckdb
 import pyarrow as pa
 
-from index import duck
+from index import duck, graph
 from index.parquet import open_parquet
 from index.parts import fitting_parts
 from index.places import Place, below, is_of_transport, raise_unreachable
@@ -35,7 +35,7 @@ def complaint(store: Store, owners: Sequence[ShardedSet | str], error: duckdb.Er
     Where DuckDB does not name the file, the parts are read one by one until one cannot be.
 
     Args:
-        owners: sets, and tables of the store ("sequences", "records", "rejects"); at least one.
+        owners: sets, and tables of the store ("sequences", "records", "rejects", "neighbors"); at least one.
 
     Raises:
         UnreachableError: no file is damaged, the object store cannot be reached.
@@ -52,6 +52,8 @@ def complaint(store: Store, owners: Sequence[ShardedSet | str], error: duckdb.Er
 
 
 def _parts(store: Store, owner: ShardedSet | str) -> list[Place]:
+    if owner == graph.FOLDER:
+        return sorted(graph.folder(store).glob("part-*.parquet"))
     return store.parts(owner) if isinstance(owner, str) else fitting_parts(store, owner)
 
 
@@ -60,6 +62,8 @@ def _folder(store: Store, owner: ShardedSet | str) -> Place:
 
 
 def _mend(owner: ShardedSet | str) -> str:
+    if owner == graph.FOLDER:
+        return "remove it and run the same raypipe neighbors again, which makes what is missing"
     if isinstance(owner, str):
         return "restore it from a copy, or ingest into a new atlas"
     masked = isinstance(owner, Prediction) and owner.task in ("pll", "logits", "variants")

@@ -70,7 +70,7 @@ def living_records(store: Store) -> str:
 def living_sequences(store: Store) -> str:
     """SQL behind FROM for the sequences that have a record; the store must have some."""
     source = duck.parquet(store.parts("sequences"))
-    return f"(SELECT * FROM {source} WHERE seq_id NOT IN ({_dead(store)}))" if store.removals else source
+    return f"(SELECT * FROM {source} WHERE seq_id NOT IN ({dead_sequences(store)}))" if store.removals else source
 
 
 def removed_sequences(store: Store) -> np.ndarray:
@@ -78,7 +78,7 @@ def removed_sequences(store: Store) -> np.ndarray:
     if not store.removals:
         return np.empty(0, np.int64)
     with duck.new_connection(reads=store.root) as connection:
-        found = connection.execute(f"{_dead(store)} ORDER BY seq_id").fetchnumpy()["seq_id"]
+        found = connection.execute(f"{dead_sequences(store)} ORDER BY seq_id").fetchnumpy()["seq_id"]
     return np.asarray(found, dtype=np.int64)
 
 
@@ -133,8 +133,8 @@ def _removed(store: Store) -> str:
     return duck.parquet(_files(store))
 
 
-def _dead(store: Store) -> str:
-    """SQL for the seq_ids that lost all their records."""
+def dead_sequences(store: Store) -> str:
+    """SQL for the seq_ids that lost all their records; some must be removed."""
     removed = _removed(store)
     return (
         f"SELECT DISTINCT seq_id FROM {removed} WHERE seq_id NOT IN (SELECT seq_id FROM ({placed_records(store)}) "

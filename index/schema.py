@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 FORMAT_VERSION = 1
-VIEWS = ("sequences", "records", "rejects", "embeddings")  # what the store itself is called in SQL
+VIEWS = ("sequences", "records", "rejects", "embeddings", "neighbors")  # what the store itself is called in SQL
 FOOTER_KEY = b"raypipe"
 
 SEQUENCES = pa.schema(
@@ -38,6 +38,14 @@ REJECTS = pa.schema(
         pa.field("id", pa.string()),
         pa.field("seq_id", pa.int64()),
         pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+NEIGHBORS = pa.schema(
+    [
+        pa.field("seq_id", pa.int64(), nullable=False),
+        pa.field("neighbor", pa.int64(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),
     ]
 )
 

@@ -9,14 +9,14 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from index import damage, duck
+from index import damage, duck, graph
 from index.annotation_tables import ALIAS, attach, list_tables, live_database
-from index.errors import StoreError
+from index.errors import StoreError, UnreachableError
 from index.info import current_info
 from index.parts import fitting_parts
 from index.predictions import make_closed_views, make_views
 from index.removals import living_records, living_sequences
-from index.schema import RECORDS, REJECTS, SEQUENCES, embeddings_schema
+from index.schema import NEIGHBORS, RECORDS, REJECTS, SEQUENCES, embeddings_schema
 from index.sets import Embedding, ShardedSet
 from index.store import Store
 
@@ -34,10 +34,11 @@ def connect(
 
     It is a snapshot of the store at this moment. `embeddings` (seq_id, embedding FLOAT[]) is the set that is indexed,
     else the store's default; every annotation table and every set of predictions (schema.predictions_schema) is a view
-    of its own name. Parts that were made for another set of that name do not count. The connection reads no file
-    outside of the store's folder, fetches no extension, and its configuration is locked; the annotation database is
-    attached read-only. It could still write files below the store: `query` admits reading statements only, so give
-    strangers that.
+    of its own name. Parts that were made for another set of that name do not count. A graph of nearest neighbours that
+    was begun is the view neighbors (schema.NEIGHBORS), which refuses to be read unless it is finished and of the live
+    index. The connection reads no file outside of the store's folder, fetches no extension, and its configuration is
+    locked; the annotation database is attached read-only. It could still write files below the store: `query` admits
+    reading statements only, so give strangers that.
 
     Args:
         memory_limit: such as "4GB"; DuckDB's default if None.
@@ -67,6 +68,9 @@ def connect(
     for name in store.predictions:
         make = make_views if statement is None or duck.occurring([name], statement) else make_closed_views
         make(connection, store, [name])
+    taken = {name.lower() for name in table_names(connection)}  # tables may be called so that came before the graph
+    if graph.FOLDER not in taken and (graph.folder(store) / graph.INFO).is_file():
+        _view(connection, store, graph.FOLDER, _edges(store, statement), graph.FOLDER)
     # Both spellings: a path is compared as written, and the views write glob characters in brackets.
     root = duck.path_name(store.root)
     folders = {f"{root}/", f"{duck.escape_glob(root)}/"}
@@ -109,7 +113,7 @@ def owners_in(store: Store, sql: str) -> list[ShardedSet | str]:
     """What has part files of all that `sql` names: tables of the store, and sets."""
     vectors = _indexed(store) if duck.occurring(["embeddings"], sql) else None
     predicted = [store.prediction(name) for name in duck.occurring(store.predictions, sql)]
-    return [*duck.occurring(_TABLES, sql), *([vectors] if vectors else []), *predicted]
+    return [*duck.occurring([*_TABLES, graph.FOLDER], sql), *([vectors] if vectors else []), *predicted]
 
 
 def _admit(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.StatementType:
@@ -153,6 +157,18 @@ def _indexed(store: Store) -> Embedding | None:
     known = store.embeddings
     chosen = info.embeddings if info and info.embeddings in known else None
     return store.embedding(chosen) if known else None
+
+
+def _edges(store: Store, statement: str | None) -> str:
+    """SQL for the graph of neighbours, as `connect` has its view."""
+    if statement is not None and not duck.occurring([graph.FOLDER], statement):
+        return duck.refusing(NEIGHBORS, f"{graph.FOLDER}: name them in the statement itself")
+    try:
+        return graph.relation(store) or duck.no_rows(NEIGHBORS)
+    except UnreachableError:
+        raise
+    except StoreError as error:
+        return duck.refusing(NEIGHBORS, str(error))
 
 
 def _vectors(store: Store, made: Embedding | None) -> str:
