@@ -5,43 +5,60 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
 from index import files, versions
 from index.catalog import write_catalog
 from index.errors import StoreError
-from index.faiss_runtime import load_faiss
 from index.info import (
     CATALOG,
     FLAT,
     INFO,
-    ROWS,
+    SEGMENTS,
+    TRAINED,
     TRANSFORM,
-    VECTORS,
     IndexInfo,
+    Segment,
     checksum,
     choose_type,
     current_info,
-    held_file,
     index_folder,
+    read_info,
+    rebuild,
     verify_files,
 )
-from index.recall import measure
+from index.operating import TARGET, measure
+from index.segments import SegmentJob, full_rows, groups, make_segment, open_segments
 from index.store import Embedding, Store
+from index.trained import Trained, learn
 from index.transform_files import describe, find, is_file, of_index, save
-from index.transforms import Kind, Transform, choose_kind, fit, sample_size, transformed
-from index.vectors import Part, finished_parts, unit_batches
+from index.transforms import Kind, Transform, choose_kind
+from index.vectors import Part, finished_parts
 
-TRAINING_PER_LIST = 64
 # An index is built anew when so many vectors came, beside those that its transform and lists were learned from.
 MOST_ADDED = 0.25
-SEED = 20_261_122
+# Segments of less than a quarter of the full size; more are built together into larger ones.
+MOST_SMALL = 8
 Progress = Callable[[int, int], None]
+
+
+class Runner(Protocol):
+    """Makes segments, one after another or many at once, and gives them back in the order of their jobs."""
+
+    def __call__(self, jobs: Sequence[SegmentJob], done: Callable[[int], None]) -> Iterable[Segment]:
+        """`done` is to be called with the number of vectors that came in."""
+        ...
+
+
+def one_by_one(jobs: Sequence[SegmentJob], done: Callable[[int], None]) -> Iterable[Segment]:
+    """Make segments here."""
+    return [make_segment(job, done) for job in jobs]
 
 
 def build_index(
@@ -50,13 +67,18 @@ def build_index(
     *,
     kind: str = "flat",
     transform: str | Path = "auto",
+    recall: float = TARGET,
     anew: bool = False,
+    compact: bool = False,
+    run: Runner = one_by_one,
     progress: Progress | None = None,
 ) -> IndexInfo:
     """Build the index of a set of vectors and make it the live one. The caller holds `store.lock()`.
 
-    Where the live one is of the same type and space over a part of the same vectors, the new ones are added to it, up
-    to MOST_ADDED of those that it learned from: scores stay comparable, and nothing is learned anew.
+    An index is made of segments that never change. Where the live one is of the same type and space, segments whose
+    vectors are still there stay, and the other vectors become new ones, up to MOST_ADDED of those that transform and
+    lists were learned from: scores stay comparable, and nothing is learned anew. A build that was killed goes on behind
+    the last segment that stood.
 
     Vectors go through a transform that is learned here (see `index.transforms`) and end with length 1. The flat type
     holds them as float32 and searches by inner product: scores are exact cosines. Every other type works on Euclidean
@@ -67,7 +89,11 @@ def build_index(
         kind: "flat"; "auto" (see `choose_type`); or a FAISS factory string, such as "HNSW32" or "IVF1024,SQ8".
         transform: "auto" (by the number of vectors), "none", "center", "whiten", "whiten:DIM", "pca:DIM", or the file
             transform.npz of an index over vectors of the same model, layer and pooling.
+        recall: recall@10 that an approximate type has to reach, above 0 and at most 1.
         anew: learn and build everything again.
+        compact: build the small segments of the live index again as few and large ones. Nothing is learned anew: type,
+            transform and recall are those that it has.
+        run: makes the segments.
         progress: called with rows added and rows in all.
 
     Returns:
@@ -76,51 +102,58 @@ def build_index(
     Raises:
         StoreError: nothing is embedded, a part is damaged or of another model, a vector is zero or not finite, the
             type is unknown to FAISS or needs more rows, the transform is unknown, of other embeddings or needs more
-            rows, or the disk is full.
+            rows, the type does not reach the recall, or the disk is full.
     """
+    if not 0 < recall <= 1:
+        raise StoreError(f"recall {recall:g}: must be above 0 and at most 1")
     embedding = choose_embedding(store, name)
     parts = finished_parts(store, embedding)
     num_rows = sum(part.rows for part in parts)
     if num_rows == 0 and store.num_sequences:
         raise StoreError(f"{store.root}: no sequence of {embedding.name!r} has a vector; rejects/ tells why")
     type_ = FLAT if kind.lower() == "flat" else choose_type(num_rows) if kind.lower() == "auto" else kind
-    built_from = describe_inputs(store, parts)
-    wanted = find(transform, embedding.fingerprint, embedding.dimension)
-    standing = None if anew else _standing(store, embedding, type_, wanted)
-    if standing is not None and standing.built_from == built_from:
-        return replace(standing, unchanged=True)
-    if standing is not None and not _may_grow(standing, built_from, num_rows, wanted):
-        standing = None
-    info = IndexInfo(
-        version=versions.following(index_folder(store)),
-        type=type_,
-        metric="inner_product" if type_ == FLAT else "l2",
-        dimension=embedding.dimension,
-        embeddings=embedding.name,
-        fingerprint=embedding.fingerprint,
-        rows=num_rows,
-        sequences=store.num_sequences,
-        built_from=built_from,
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        learned_rows=num_rows if standing is None else standing.learned_rows or standing.rows,
-    )
-    folder = files.scratch(store.root) / f"index-{uuid.uuid4().hex}"
+    if compact:
+        live = current_info(store)
+        if live is None:
+            raise StoreError(f"{store.root}: no index yet; build one with: {rebuild(store)}")
+        type_, wanted, recall = live.type, of_index(store, live), live.operating.get("target", recall)
+    else:
+        wanted = find(transform, embedding.fingerprint, embedding.dimension)
+    standing = None if anew else _standing(store, embedding, type_, wanted, num_rows)
+    if compact and standing is None:
+        raise StoreError(f"{store.root}: too much came since the index was learned; build it: {rebuild(store, live)}")
     try:
-        folder.mkdir(parents=True)
-        if standing is not None:
-            space = of_index(store, standing)
-            info = replace(info, dimension=standing.dimension, transform=standing.transform)
+        if standing is None:
+            learned_rows, trained = num_rows, learn(store, embedding, type_, parts, wanted)
+            space = describe(trained.transform, transform)
         else:
-            if isinstance(wanted, Kind):
-                learned_on = sample(parts, embedding.dimension, sample_size(embedding.dimension))
-                wanted = fit(learned_on, str(wanted), fingerprint=embedding.fingerprint)
-            space = wanted
-            info = replace(info, dimension=space.out_dimension, transform=describe(space, transform))
-        _publish(store, folder, _write(store, folder, info, parts, space, standing, progress))
+            learned_rows, trained = standing.learned_rows, Trained(standing.trained, of_index(store, standing))
+            space = standing.transform
+        job = SegmentJob(store, type_, embedding.dimension, trained.about, ())
+        kept, fresh = _divided(standing, parts, full_rows(embedding.dimension), compact)
+        jobs = [replace(job, parts=group) for group in groups(fresh, embedding.dimension)]
+        info = IndexInfo(
+            version=versions.following(index_folder(store)),
+            type=type_,
+            metric="inner_product" if type_ == FLAT else "l2",
+            dimension=trained.transform.out_dimension,
+            embeddings=embedding.name,
+            fingerprint=embedding.fingerprint,
+            rows=num_rows,
+            sequences=store.num_sequences,
+            sources=[source.sha256 for source in store.sources],
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            trained=trained.about,
+            transform=space,
+            learned_rows=learned_rows,
+        )
+        if standing is not None and _is_same(standing, info, kept, jobs, recall):
+            return replace(standing, unchanged=True)
+        counted = _Count(sum(segment.rows for segment in kept), num_rows, progress)
+        info = replace(info, segments=[*kept, *run(jobs, counted)])
+        _publish(store, _measured(store, info, trained.transform, recall), trained.transform)
     except OSError as error:
         raise StoreError(f"{store.root}: the index cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return current_info(store) or info
 
 
@@ -131,7 +164,9 @@ def choose_embedding(store: Store, name: str | None) -> Embedding:
         StoreError: there are none, or several of which the user has to choose.
     """
     known = store.embeddings
-    live = current_info(store) if name is None else None
+    live = None
+    with suppress(StoreError):  # a damaged index is about to be replaced, and must not be in the way
+        live = current_info(store) if name is None else None
     if live is not None and live.embeddings in known:
         name = live.embeddings
     elif name is None and len(known) > 1:
@@ -139,42 +174,60 @@ def choose_embedding(store: Store, name: str | None) -> Embedding:
     return store.embedding(name)
 
 
-def describe_inputs(store: Store, parts: Sequence[Part]) -> dict[str, Any]:
-    """What an index depends on: compared at opening to tell whether it is still that of the store."""
-    return {
-        "parts": [part.to_json() for part in parts],
-        "sources": [source.sha256 for source in store.sources],
-    }
-
-
-def _standing(store: Store, embedding: Embedding, type_: str, wanted: Kind | Transform) -> IndexInfo | None:
-    """The live index if it is whole, of this type and space, and over vectors of this set."""
+def _standing(
+    store: Store, embedding: Embedding, type_: str, wanted: Kind | Transform, num_rows: int
+) -> IndexInfo | None:
+    """The live index, if it is whole, of this type and space, over vectors of this set, and these are few more."""
     try:
         info = current_info(store)
         if info is None:
             return None
         verify_files(store, info)
     except StoreError:
-        # A damaged index is replaced: that is what the caller asks for.
+        # A damaged index is replaced: that is what the caller asks for. Segments that are whole are found again.
         return None
     same = (info.type, info.embeddings, info.fingerprint) == (type_, embedding.name, embedding.fingerprint)
-    return info if same and _same_space(info, wanted) else None
-
-
-def _may_grow(standing: IndexInfo, built_from: dict[str, Any], num_rows: int, wanted: Kind | Transform) -> bool:
-    """Whether all that stands in an index is there still, and what came since is little beside what it learned from."""
-    # Rows follow the files.
-    kept = built_from["parts"][: len(standing.built_from["parts"])] == standing.built_from["parts"]
-    learned = standing.learned_rows or standing.rows
     automatic = isinstance(wanted, Kind) and wanted.name == "auto"
     # What was chosen for few vectors need not be what is chosen for more.
-    chosen_anew = automatic and choose_kind(num_rows)[0] != choose_kind(standing.rows)[0]
-    return kept and not chosen_anew and 0 < standing.rows <= num_rows <= (1 + MOST_ADDED) * learned
+    chosen_anew = automatic and choose_kind(num_rows)[0] != choose_kind(info.rows)[0]
+    grown = info.rows > 0 and num_rows <= (1 + MOST_ADDED) * info.learned_rows
+    return info if same and grown and not chosen_anew and _same_space(info, wanted) else None
+
+
+def _divided(
+    standing: IndexInfo | None, parts: Sequence[Part], full: int, compact: bool
+) -> tuple[list[Segment], list[Part]]:
+    """Segments that stay as they are, and the files whose vectors go into new ones.
+
+    Args:
+        full: vectors of a segment at the most.
+    """
+    now = {part.path.name: part for part in parts}
+    segments = standing.segments if standing else []
+    kept = [each for each in segments if all(_is_there(part, now) for part in each.parts)]
+    small = [segment for segment in kept if segment.rows < full / 4]
+    if compact or len(small) > MOST_SMALL:
+        kept = [segment for segment in kept if segment not in small] if len(small) > 1 else kept
+    held = {part["name"] for segment in kept for part in segment.parts}
+    return kept, [part for part in parts if part.path.name not in held]
+
+
+def _is_there(part: dict[str, object], now: dict[str, Part]) -> bool:
+    found = now.get(str(part["name"]))
+    return found is not None and found.to_json() == part
+
+
+def _is_same(
+    standing: IndexInfo, info: IndexInfo, kept: Sequence[Segment], jobs: Sequence[SegmentJob], recall: float
+) -> bool:
+    """Whether the live index is what would be built."""
+    whole = len(kept) == len(standing.segments) and not jobs and info.sources == standing.sources
+    return whole and standing.operating.get("target", recall) == recall
 
 
 def _same_space(standing: IndexInfo, wanted: Kind | Transform) -> bool:
     """Whether `standing` went through the transform that `wanted` would give over the same vectors."""
-    had = standing.transform or {"asked": "none", "kind": "none"}
+    had = standing.transform
     if isinstance(wanted, Transform):
         return had.get("sha256") == wanted.digest
     if is_file(had["asked"]):
@@ -184,101 +237,32 @@ def _same_space(standing: IndexInfo, wanted: Kind | Transform) -> bool:
     return str(wanted) == had["asked"] or str(chosen) == had["kind"]
 
 
-def _write(
-    store: Store,
-    folder: Path,
-    info: IndexInfo,
-    parts: Sequence[Part],
-    transform: Transform,
-    standing: IndexInfo | None,
-    progress: Progress | None,
-) -> IndexInfo:
-    """Write the files of an index: all vectors, or those that `standing` lacks behind its own."""
-    write_catalog(store, folder / CATALOG)
-    if transform.mean is not None:
-        save(transform, folder / TRANSFORM)
-    faiss = load_faiss()
-    try:
-        if standing is None:
-            index, seq_ids = _empty(info, parts, transform), np.empty(0, np.int64)
-        else:
-            index = faiss.read_index(str(held_file(store, standing, VECTORS)))
-            seq_ids = np.load(held_file(store, standing, ROWS))
-        fresh = parts[len(standing.built_from["parts"]) :] if standing else parts
-        seq_ids = np.concatenate([seq_ids, _fill(index, info, fresh, transform, progress)])
-        faiss.write_index(index, str(folder / VECTORS))
-    except RuntimeError as error:
-        raise StoreError(f"{store.root}: FAISS cannot build {info.type!r}: {_reason(error)}") from error
-    _check_rows(store, seq_ids)
-    np.save(folder / ROWS, seq_ids)
-    operating = {} if info.type == FLAT else measure(index, parts, transform, seq_ids, SEED)
-    checksums = {file.name: checksum(file) for file in sorted(folder.iterdir())}
-    return replace(info, operating=operating, checksums=checksums)
+class _Count:
+    """Adds up vectors that came in, for the caller's progress."""
+
+    def __init__(self, done: int, total: int, progress: Progress | None):
+        self._done, self._total, self._progress = done, total, progress
+
+    def __call__(self, rows: int) -> None:
+        self._done += rows
+        if self._progress is not None:
+            self._progress(self._done, self._total)
 
 
-def _empty(info: IndexInfo, parts: Sequence[Part], transform: Transform) -> Any:
-    faiss = load_faiss()
+def _measured(store: Store, info: IndexInfo, transform: Transform, recall: float) -> IndexInfo:
+    """With what its recall is measured to be.
+
+    Raises:
+        StoreError: sequences stand in it twice, or it does not reach the recall.
+    """
+    segments = open_segments(store, info, transform)
+    _check_rows(store, np.concatenate([np.empty(0, np.int64), *segments.seq_ids]))
     if info.type == FLAT:
-        return faiss.IndexFlatIP(info.dimension)
-    if "IDMap" in info.type:
-        raise StoreError(f"index type {info.type!r}: leave IDMap out, the store keeps the ids itself")
+        return info
     try:
-        index = faiss.index_factory(info.dimension, info.type, faiss.METRIC_L2)
-    except RuntimeError as error:
-        raise StoreError(
-            f"index type {info.type!r}: FAISS does not know it for {info.dimension} dimensions ({_reason(error)}); "
-            "use flat, auto, or a factory string such as HNSW32 or IVF1024,SQ8"
-        ) from error
-    if not index.is_trained:
-        lists = faiss.try_extract_index_ivf(index)
-        num_lists = lists.nlist if lists is not None else 256
-        if info.rows < num_lists:
-            raise StoreError(
-                f"index type {info.type!r} needs {num_lists} vectors to train, the store has {info.rows}; use flat"
-            )
-        training = sample(parts, transform.dimension, max(TRAINING_PER_LIST * num_lists, 20_000))
-        index.train(transform.apply(training))
-    return index
-
-
-def sample(parts: Sequence[Part], dimension: int, size: int) -> np.ndarray:
-    """A seeded choice of at most `size` unit vectors, (n, D) float32, each row as likely as any."""
-    num_rows = sum(part.rows for part in parts)
-    chosen = np.sort(np.random.default_rng(SEED).permutation(num_rows)[:size])
-    result = np.empty((len(chosen), dimension), dtype=np.float32)
-    start = done = 0
-    for _, vectors in unit_batches(parts, dimension):
-        end = np.searchsorted(chosen, start + len(vectors))
-        result[done:end] = vectors[chosen[done:end] - start]
-        start, done = start + len(vectors), end
-    return result
-
-
-def _fill(
-    index: Any, info: IndexInfo, parts: Sequence[Part], transform: Transform, progress: Progress | None
-) -> np.ndarray:
-    """Put the vectors of `parts` in, behind those that are there; returns the seq_id of each new row."""
-    seq_ids = np.empty(sum(part.rows for part in parts), dtype=np.int64)
-    held = _reserve(index, info)[-len(seq_ids) :] if info.type == FLAT and len(seq_ids) else None
-    done = 0
-    for ids, vectors in transformed(parts, transform):
-        if held is not None:
-            held[done : done + len(ids)] = vectors
-        else:
-            index.add(vectors)
-        seq_ids[done : done + len(ids)] = ids
-        done += len(ids)
-        if progress is not None:
-            progress(done, info.rows)
-    return seq_ids
-
-
-def _reserve(index: Any, info: IndexInfo) -> np.ndarray:
-    """The flat index's own memory as (n, D): `add` would grow it by doubling and hold the vectors twice at times."""
-    index.codes.resize(4 * info.rows * info.dimension)
-    index.ntotal = info.rows
-    values = load_faiss().rev_swig_ptr(index.get_xb(), info.rows * info.dimension)
-    return values.reshape(info.rows, info.dimension)
+        return replace(info, operating=measure(segments, transform, recall))
+    except StoreError as error:
+        raise StoreError(f"index type {info.type!r}: {error}") from error
 
 
 def _check_rows(store: Store, seq_ids: np.ndarray) -> None:
@@ -292,14 +276,36 @@ def _check_rows(store: Store, seq_ids: np.ndarray) -> None:
         raise StoreError(f"{store.root}: embeddings of sequences that the store does not have (seq_id {values[-1]})")
 
 
-def _publish(store: Store, folder: Path, info: IndexInfo) -> None:
-    files.write_json(folder / INFO, info.to_json(), store.root)
-    for file in folder.iterdir():
-        files.sync(file)
-    files.commit(folder, index_folder(store) / info.version)
+def _publish(store: Store, info: IndexInfo, transform: Transform) -> None:
+    """Write the version, make it the live one, and remove what no version needs any more."""
+    folder = files.scratch(store.root) / f"index-{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True)
+        write_catalog(store, folder / CATALOG)
+        if transform.mean is not None:
+            save(transform, folder / TRANSFORM)
+        checksums = {file.name: checksum(file) for file in sorted(folder.iterdir())}
+        files.write_json(folder / INFO, replace(info, checksums=checksums).to_json(), store.root)
+        for file in folder.iterdir():
+            files.sync(file)
+        files.commit(folder, index_folder(store) / info.version)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     versions.publish(index_folder(store), info.version, store.root)
+    _remove_unused(store)
 
 
-def _reason(error: RuntimeError) -> str:
-    """The end of a FAISS message, which carries the C++ signature in front."""
-    return str(error).splitlines()[0].split("Error:")[-1].strip()[:200]
+def _remove_unused(store: Store) -> None:
+    """Segments, and what was learned, of versions that are gone and of builds that were given up."""
+    used: dict[str, set[str]] = {SEGMENTS: set(), TRAINED: set()}
+    for version in versions.standing(index_folder(store)):
+        try:
+            info = read_info(store, version)
+        except StoreError:
+            continue  # the one before the live one, and damaged: nobody can open it
+        used[TRAINED].add(info.trained["name"])
+        used[SEGMENTS].update(segment.name for segment in info.segments)
+    for kind, names in used.items():
+        for folder in (index_folder(store) / kind).glob("*"):
+            if folder.name not in names:
+                files.remove(folder)

@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 from index.cache import cache_root
@@ -41,7 +42,7 @@ def fetch(root: Place, kind: str, version: str, name: str, *, mend: str, sha256:
         return within
     status = within.stat()
     content = (sha256 or f"{status.st_size}-{status.st_mtime_ns}")[:32]
-    store = cache_root() / "stores" / hashlib.sha256(str(root).encode()).hexdigest()[:16]
+    store = _of_store(root)
     copy = store / kind / version / content / name
     if not _is_whole(copy, status.st_size, sha256):
         try:
@@ -61,9 +62,29 @@ def fetch(root: Place, kind: str, version: str, name: str, *, mend: str, sha256:
     return copy
 
 
+def keep(root: Place, folders: Iterable[str]) -> None:
+    """Remove copies of what an index does not need any more.
+
+    Args:
+        root: of the store; nothing where that is local.
+        folders: that the live index needs, below the store's, such as index/segments/abc; those beside them go.
+    """
+    if not isinstance(root, RemotePath):
+        return
+    needed = {_of_store(root) / folder for folder in folders}
+    for parent in {folder.parent for folder in needed}:
+        for folder in parent.iterdir() if parent.is_dir() else ():
+            if folder not in needed:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 def original(path: Path) -> Place:
     """What a path is a copy of, if it is one; for messages."""
     return _ORIGINALS.get(path, path)
+
+
+def _of_store(root: Place) -> Path:
+    return cache_root() / "stores" / hashlib.sha256(str(root).encode()).hexdigest()[:16]
 
 
 def _is_whole(copy: Path, size: int, sha256: str | None) -> bool:

@@ -22,8 +22,27 @@ VECTORS = "vectors.faiss"
 ROWS = "rows.npy"
 CATALOG = "catalog.parquet"
 TRANSFORM = "transform.npz"
+SEGMENTS = "segments"
+TRAINED = "trained"
 FLAT = "Flat"
 EXHAUSTIVE_BELOW = 300_000
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of an index that never changes: the vectors of some files, as FAISS holds them, and their seq_ids.
+
+    Attributes:
+        name: of its folder below `index/segments/`, made of what it was built from.
+        rows: vectors in it, in the order of `parts`.
+        parts: the Parquet files of vectors, each with name, rows, bytes and digest of the footer.
+        checksums: bytes and sha256 of its files.
+    """
+
+    name: str
+    rows: int
+    parts: list[dict[str, Any]]
+    checksums: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -37,16 +56,18 @@ class IndexInfo:
         dimension: values per indexed vector, that is, once it is transformed.
         embeddings: name of the set of vectors; `fingerprint` is that set's.
         rows: vectors in the index; `sequences` in the store when it was built (failed sequences leave a gap).
-        built_from: "parts", each with name, rows, bytes and digest of the Parquet footer, and "sources" by sha256.
+        sources: what the store had ingested when it was built, by sha256.
         created: UTC, ISO 8601.
-        checksums: bytes and sha256 of each file.
-        operating: for approximate types: the search effort ("nprobe" or "ef_search"), the recall@10 against exact
-            search that it reached, and the seeded sample it was measured on.
+        trained: what all segments share: "name" of its folder below `index/trained/`, and "checksums" of its files.
+        segments: in the order of their rows.
+        checksums: bytes and sha256 of each file of the version itself.
+        operating: for approximate types, see `index.operating`: the recall@10 that was the "target", the effort that
+            reaches it ("nprobe" or "ef_search", and "k_factor" where coarse codes are refined), the "recall_at_10"
+            that it has against exact search, the "sample" and "seed" it was measured on, and all "points" measured.
         transform: the space of the scores: "kind" (none, center, whiten, whiten:DIM, pca:DIM), what was "asked", the
             "reason", "dimension" of a vector as stored, "sha256" of the map (two indexes with the same one give scores
-            that can be compared), and how it was learned. Empty for an index built before there were any: none.
-        learned_rows: vectors that there were when transform and lists were learned; further ones were added since. 0 in
-            an index built before any were added.
+            that can be compared), and how it was learned.
+        learned_rows: vectors that there were when transform and lists were learned; further ones were added since.
         unchanged: whether `build_index` found this index already built (not stored).
     """
 
@@ -58,8 +79,10 @@ class IndexInfo:
     fingerprint: str
     rows: int
     sequences: int
-    built_from: dict[str, Any]
+    sources: list[str]
     created: str
+    trained: dict[str, Any] = field(default_factory=dict)
+    segments: list[Segment] = field(default_factory=list)
     checksums: dict[str, dict[str, Any]] = field(default_factory=dict)
     operating: dict[str, Any] = field(default_factory=dict)
     transform: dict[str, Any] = field(default_factory=dict)
@@ -69,14 +92,29 @@ class IndexInfo:
     @property
     def added_rows(self) -> int:
         """Vectors that were added to what was learned."""
-        return self.rows - self.learned_rows if self.learned_rows else 0
+        return max(0, self.rows - self.learned_rows)
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """The files of vectors that it was built from, in the order of rows."""
+        return [part for segment in self.segments for part in segment.parts]
+
+    @property
+    def files(self) -> dict[str, dict[str, Any]]:
+        """Every file of this index with its checksum, by its path below `index/`."""
+        folders = {
+            self.version: self.checksums,
+            f"{TRAINED}/{self.trained['name']}": self.trained["checksums"],
+            **{f"{SEGMENTS}/{segment.name}": segment.checksums for segment in self.segments},
+        }
+        return {f"{folder}/{name}": known for folder, held in folders.items() for name, known in held.items()}
 
     @property
     def space(self) -> str:
         """The transform and its reason, in words."""
-        kind = self.transform.get("kind", "none")
+        kind = self.transform["kind"]
         words = "not transformed" if kind == "none" else f"transform {kind}"
-        return f"{words} ({self.transform['reason']})" if self.transform else words
+        return f"{words} ({self.transform['reason']})"
 
     def to_json(self) -> dict[str, Any]:
         """What index.json holds."""
@@ -90,18 +128,34 @@ def index_folder(store: Store) -> Place:
     return store.root / INDEX
 
 
-def held_file(store: Store, info: IndexInfo, name: str) -> Path:
+def held_file(store: Store, info: IndexInfo, path: str) -> Path:
     """A file of an index as it can be mapped: where it stands, or a copy of it on this machine.
 
+    Args:
+        path: below `index/`.
+
     Raises:
-        StoreError: it cannot be copied, or is not what index.json says.
+        StoreError: it is missing, cannot be copied, or is not what index.json says.
     """
     mend = f"build the index again: {rebuild(store, info)}"
+    known = info.files.get(path)
+    if known is None:
+        raise StoreError(f"{index_folder(store) / info.version / INFO}: damaged, it does not name {path}; {mend}")
+    return local_file(store, path, known, mend)
+
+
+def local_file(store: Store, path: str, known: dict[str, Any], mend: str) -> Path:
+    """As `held_file`, of an index that need not be published.
+
+    Args:
+        known: bytes and sha256 of the file.
+        mend: what to do where it is damaged, for the message.
+    """
+    folder, _, name = path.rpartition("/")
     try:
-        return copies.fetch(store.root, INDEX, info.version, name, mend=mend, sha256=info.checksums[name]["sha256"])
-    except (FileNotFoundError, KeyError) as error:
-        file = index_folder(store) / info.version / name
-        raise StoreError(f"{file}: missing; {mend}") from error
+        return copies.fetch(store.root, INDEX, folder, name, mend=mend, sha256=known["sha256"])
+    except FileNotFoundError as error:
+        raise StoreError(f"{index_folder(store) / path}: missing; {mend}") from error
 
 
 def current_info(store: Store) -> IndexInfo | None:
@@ -111,12 +165,22 @@ def current_info(store: Store) -> IndexInfo | None:
         StoreError: CURRENT or index.json is damaged or missing.
     """
     version = versions.current(index_folder(store))
-    if version is None:
-        return None
+    return None if version is None else read_info(store, version)
+
+
+def read_info(store: Store, version: str) -> IndexInfo:
+    """The description of one version.
+
+    Raises:
+        StoreError: index.json is damaged or missing, or was written before indexes had segments.
+    """
     file = index_folder(store) / version / INFO
     try:
-        return IndexInfo(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        held = json.loads(file.read_text(encoding="utf-8"))
+        if "built_from" in held and "segments" not in held:
+            raise StoreError(f"{file}: of an older raypipe; build the index again: {rebuild(store)}")
+        return IndexInfo(**{**held, "segments": [Segment(**segment) for segment in held["segments"]]})
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise StoreError(f"{file}: damaged index ({error}); build it again: {rebuild(store)}") from error
 
 
@@ -162,8 +226,8 @@ def verify_files(store: Store, info: IndexInfo, *, thorough: bool = False) -> No
         StoreError: a file is missing, truncated or altered.
     """
     command = rebuild(store, info)
-    for name, expected in info.checksums.items():
-        file = index_folder(store) / info.version / name
+    for path, expected in info.files.items():
+        file = index_folder(store) / path
         if not file.is_file():
             raise StoreError(f"{file}: missing; build the index again: {command}")
         size = file.stat().st_size

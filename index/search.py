@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from index.build import describe_inputs
+from index import copies
 from index.catalog import Catalog
-from index.engines import Engine, open_engine
 from index.errors import StaleIndexError, StoreError
-from index.exact import NO_HIT, exact_search
-from index.faiss_runtime import load_faiss
+from index.exact import NO_HIT
 from index.info import (
     CATALOG,
+    FLAT,
+    INDEX,
     INFO,
-    ROWS,
-    VECTORS,
     IndexInfo,
     current_info,
     held_file,
@@ -26,13 +24,45 @@ from index.info import (
     rebuild,
     verify_files,
 )
+from index.operating import effort_for
 from index.places import RemotePath
 from index.receipts import list_files
 from index.removals import removed_sequences
+from index.segments import Segments, open_segments, parts_of
 from index.store import Store
 from index.transform_files import of_index
-from index.transforms import Transform, transformed
+from index.transforms import Transform
 from index.vectors import Part, as_stored, finished_parts, take
+
+
+@dataclass(frozen=True, eq=False)
+class Allowed:
+    """The sequences that may be found, as bitmaps over the rows of one index; `Searcher.allow` makes it.
+
+    Attributes:
+        version: of the index.
+        masks: of each segment, (n,) bool.
+        rows: that are set, in all.
+    """
+
+    version: str
+    masks: list[np.ndarray]
+    rows: int
+
+
+class Found(NamedTuple):
+    """What a search found.
+
+    Attributes:
+        seq_ids: (Q, k) int64; -1 where fewer than k sequences exist.
+        scores: (Q, k) float32; nan there.
+        how: what was done: the index's "version" and "type", the "rows" in it, how many of them may be found
+            ("allowed"), and "searched", how each segment was, in words.
+    """
+
+    seq_ids: np.ndarray
+    scores: np.ndarray
+    how: dict[str, Any]
 
 
 class Searcher:
@@ -42,29 +72,18 @@ class Searcher:
         info: what the index is.
         catalog: ids, descriptions and lengths by seq_id, as they were when the index was built.
         transform: what stored vectors and queries go through before they are compared.
+        segments: what is searched, by rows.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        info: IndexInfo,
-        index: Any,
-        seq_ids: np.ndarray,
-        parts: Sequence[Part],
-        transform: Transform,
-        dtype: str,
-        removed: np.ndarray,
-    ):
+    def __init__(self, store: Store, info: IndexInfo, segments: Segments, transform: Transform, removed: np.ndarray):
+        known = store.embeddings.get(info.embeddings)
         self.info = info
-        self._dtype = dtype
+        self._dtype = "float32" if known is None else known.dtype
         self.transform = transform
-        self.catalog = Catalog(held_file(store, info, CATALOG))
-        self._seq_ids = seq_ids
-        self._parts = parts
-        self._living = None if not len(removed) else ~np.isin(seq_ids, removed)
-        # FAISS frees the index with the object that read it; the engine holds only a view of it.
-        self._owner = index
-        self._engine: Engine = open_engine(index, self._scan)
+        self.catalog = Catalog(held_file(store, info, f"{info.version}/{CATALOG}"))
+        self.segments = segments
+        self._removed = removed
+        self._living = self.allow(None) if len(removed) else None
 
     @classmethod
     def open(cls, store: Store, *, allow_stale: bool = False, thorough: bool = False) -> Searcher:
@@ -85,28 +104,35 @@ class Searcher:
             verify_files(store, info, thorough=thorough)
         if not allow_stale:
             _refuse_stale(store, info)
-        folder = index_folder(store) / info.version
-        faiss = load_faiss()
-        try:
-            index = faiss.read_index(str(held_file(store, info, VECTORS)), faiss.IO_FLAG_MMAP_IFC)
-            seq_ids = np.load(held_file(store, info, ROWS), mmap_mode="r" if info.rows else None)
-        except (RuntimeError, OSError, ValueError) as error:
-            raise StoreError(
-                f"{folder}: damaged index ({str(error)[-200:]}); build it again: {rebuild(store, info)}"
-            ) from error
-        if (index.ntotal, index.d, len(seq_ids)) != (info.rows, info.dimension, info.rows):
-            raise StoreError(
-                f"{folder}: damaged index, {index.ntotal} vectors of {index.d} values and {len(seq_ids)} ids where "
-                f"index.json says {info.rows} of {info.dimension}; build it again: {rebuild(store, info)}"
-            )
-        known = store.embeddings.get(info.embeddings)
-        dtype = "float32" if known is None else known.dtype
-        transform, removed = of_index(store, info), removed_sequences(store)
-        return cls(store, info, index, seq_ids, _parts_of(store, info), transform, dtype, removed)
+        transform = of_index(store, info)
+        opened = cls(store, info, open_segments(store, info, transform), transform, removed_sequences(store))
+        folders = {path.rpartition("/")[0] for path in info.files} - {info.version}
+        copies.keep(store.root, [f"{INDEX}/{folder}" for folder in folders])
+        return opened
+
+    @cached_property
+    def seq_ids(self) -> np.ndarray:
+        """The sequence of each row, int64 (n,), those that were removed since among them; not to be written to."""
+        return np.concatenate([np.empty(0, np.int64), *self.segments.seq_ids])
 
     def search(
         self, vectors: np.ndarray, k: int, *, allowed: np.ndarray | None = None, nprobe: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
+        """What `find` finds: seq_ids (Q, k) int64 and scores (Q, k) float32; -1 and nan where fewer exist."""
+        return self.find(vectors, k, allowed=allowed, nprobe=nprobe)[:2]
+
+    def find(
+        self,
+        vectors: np.ndarray,
+        k: int,
+        *,
+        allowed: np.ndarray | Allowed | None = None,
+        min_score: float | None = None,
+        exact: bool = False,
+        recall: float | None = None,
+        nprobe: int | None = None,
+        k_factor: float | None = None,
+    ) -> Found:
         """The k nearest sequences of each query by cosine in the index's own space, ties in the order of seq_id.
 
         Queries are rounded as the stored vectors are, and go through the transform that these went through first (see
@@ -116,15 +142,18 @@ class Searcher:
         Args:
             vectors: (Q, D) queries as the model gives them, of any length, float32.
             k: neighbours per query, at least 1.
-            allowed: seq_ids that may be found, in any order; all if None. The filter acts inside the search: every
-                query gets min(k, allowed sequences in the index) hits. Removed sequences are never found.
-            nprobe: inverted lists to visit (for HNSW, the candidates to keep); as measured at build time if None.
-
-        Returns:
-            seq_ids (Q, k) int64 and scores (Q, k) float32; -1 and nan where fewer than k sequences exist.
+            allowed: seq_ids that may be found, in any order, or what `allow` made of them; all if None. The filter acts
+                inside the search: every query gets min(k, allowed sequences in the index) hits. Removed sequences are
+                never found.
+            min_score: hits below it are left out.
+            exact: compare with every stored vector, which reads them all, whatever the type of the index.
+            recall: search as hard as was measured to reach this recall@10; the index's own target if None.
+            nprobe: inverted lists to visit (for HNSW, the candidates to keep), instead.
+            k_factor: candidates of coarse codes per neighbour, compared again by finer ones, instead.
 
         Raises:
-            StoreError: another dimension than the index's, or a query that is zero or not finite.
+            StoreError: another dimension than the index's, a query that is zero or not finite, or a recall beyond what
+                was measured.
         """
         queries = np.asarray(vectors, dtype=np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.transform.dimension:
@@ -132,20 +161,54 @@ class Searcher:
                 f"queries of shape {queries.shape}: this index holds vectors of {self.transform.dimension} values "
                 f"({self.info.embeddings}); embed the queries with the same model"
             )
-        if k < 1 or (nprobe is not None and nprobe < 1):
-            raise StoreError(f"k = {k}, nprobe = {nprobe}: both must be at least 1")
+        if k < 1 or (nprobe is not None and nprobe < 1) or (k_factor is not None and k_factor < 1):
+            raise StoreError(f"k = {k}, nprobe = {nprobe}, k_factor = {k_factor}: all must be at least 1")
+        bitmaps = self._bitmaps(allowed)
+        how: dict[str, Any] = {
+            "version": self.info.version,
+            "type": self.info.type,
+            "rows": self.info.rows,
+            "allowed": self.info.rows if bitmaps is None else bitmaps.rows,
+        }
         if self.info.rows == 0 or len(queries) == 0:
             shape = (len(queries), k)
-            return np.full(shape, NO_HIT, dtype=np.int64), np.full(shape, np.nan, dtype=np.float32)
+            nothing = np.full(shape, NO_HIT, dtype=np.int64), np.full(shape, np.nan, dtype=np.float32)
+            return Found(*nothing, {**how, "searched": []})
         queries = self.transform.apply(as_stored(queries, self._dtype), np.arange(1, len(queries) + 1), "query")
-        mask = self._living
-        if allowed is not None:
-            wanted = np.isin(self._seq_ids, np.asarray(allowed, dtype=np.int64))
-            mask = wanted if mask is None else wanted & mask
-        effort = nprobe or self.info.operating.get(self._engine.effort_name)
-        rows, scores = self._engine.search(queries, k, mask, effort)
-        found = np.where(rows == NO_HIT, NO_HIT, self._seq_ids[np.maximum(rows, 0)])
-        return self._ordered(found, scores)
+        masks = None if bitmaps is None else bitmaps.masks
+        if exact and self.info.type != FLAT:
+            seq_ids, scores = _widened(*self.segments.exact(queries, k, masks), k)
+            words = ["exact: all stored vectors compared"]
+        else:
+            effort = effort_for(self.info.operating, self.segments.engine.effort_name, recall)
+            effort = effort._replace(visits=nprobe or effort.visits, k_factor=k_factor or effort.k_factor)
+            seq_ids, scores, words = self.segments.search(queries, k, masks, effort)
+        if min_score is not None:
+            low = ~(scores >= min_score)
+            seq_ids[low], scores[low] = NO_HIT, np.nan
+        return Found(seq_ids, scores, {**how, "searched": words})
+
+    def allow(self, seq_ids: np.ndarray | None) -> Allowed:
+        """Bitmaps of the sequences that may be found, for `find`: worth to keep where a filter comes again.
+
+        Args:
+            seq_ids: in any order, (n,); all that are not removed if None.
+        """
+        known = np.ones(self.info.sequences, dtype=bool)
+        if seq_ids is not None:
+            seq_ids = np.asarray(seq_ids, dtype=np.int64)
+            known[:] = False
+            known[seq_ids[(seq_ids >= 0) & (seq_ids < len(known))]] = True
+        known[self._removed[self._removed < len(known)]] = False
+        masks = [known[ids] for ids in self.segments.seq_ids]
+        return Allowed(self.info.version, masks, sum(int(np.count_nonzero(mask)) for mask in masks))
+
+    def _bitmaps(self, allowed: np.ndarray | Allowed | None) -> Allowed | None:
+        if isinstance(allowed, Allowed):
+            if allowed.version != self.info.version:
+                raise StoreError(f"the filter was made for index {allowed.version}, this is {self.info.version}")
+            return allowed
+        return self._living if allowed is None else self.allow(allowed)
 
     def vectors(self, seq_ids: np.ndarray) -> np.ndarray:
         """Stored vectors, as the model gave them: float32 (n, D) in the order of `seq_ids` (n,).
@@ -156,35 +219,26 @@ class Searcher:
         seq_ids = np.asarray(seq_ids, dtype=np.int64)
         order, ids = self._by_seq_id
         places = np.searchsorted(ids, seq_ids)
-        missing = ~np.isin(seq_ids, ids)
+        missing = places == len(ids)
+        missing[~missing] = ids[places[~missing]] != seq_ids[~missing]
         if missing.any():
             names = ", ".join(str(seq_id) for seq_id in seq_ids[missing][:5])
             raise StoreError(f"no embedding of seq_id {names} in the index; `rejects` tells what was refused and why")
-        return take(self._parts, order[places], self.transform.dimension)
+        return self.stored(order[places])
+
+    def stored(self, rows: np.ndarray) -> np.ndarray:
+        """As `vectors`, by row of the index."""
+        return take(self.segments.parts, rows, self.transform.dimension)
 
     @cached_property
     def _by_seq_id(self) -> tuple[np.ndarray, np.ndarray]:
-        order = np.argsort(self._seq_ids, kind="stable")
-        return order, self._seq_ids[order]
+        order = np.argsort(self.seq_ids, kind="stable")
+        return order, self.seq_ids[order]
 
-    def _scan(self, queries: np.ndarray, k: int, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Exact search over the stored vectors of the rows in `mask`, streamed from Parquet."""
-        order, ids = self._by_seq_id
 
-        def allowed_blocks():
-            start = 0
-            for block_ids, vectors in transformed(self._parts, self.transform):
-                chosen = mask[start : start + len(block_ids)]
-                start += len(block_ids)
-                yield block_ids[chosen], vectors[chosen]
-
-        found, scores = exact_search(allowed_blocks(), queries, k)
-        return order[np.searchsorted(ids, found)], scores
-
-    def _ordered(self, seq_ids: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ties by seq_id: rows follow the parts, whose order need not be that of seq_ids."""
-        order = np.lexsort((seq_ids, np.where(seq_ids == NO_HIT, np.inf, -scores)))
-        return np.take_along_axis(seq_ids, order, 1), np.take_along_axis(scores, order, 1)
+def _widened(seq_ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    short = ((0, 0), (0, k - seq_ids.shape[1]))
+    return np.pad(seq_ids, short, constant_values=NO_HIT), np.pad(scores, short, constant_values=np.nan)
 
 
 def _refuse_stale(store: Store, info: IndexInfo) -> None:
@@ -199,9 +253,9 @@ def _refuse_stale(store: Store, info: IndexInfo) -> None:
             f"{store.root}: {info.embeddings!r} was embedded anew with another model or setting since the index was "
             f"built; run: {rebuild(store, info)}"
         )
-    now = describe_inputs(store, finished_parts(store, embedding, _untouched(store, info)))
+    now = [part.to_json() for part in finished_parts(store, embedding, _untouched(store, info))]
     changes = []
-    before, after = ({part["name"]: part for part in parts} for parts in (info.built_from["parts"], now["parts"]))
+    before, after = ({part["name"]: part for part in parts} for parts in (info.parts, now))
     for what, names in {
         "new": after.keys() - before.keys(),
         "missing": before.keys() - after.keys(),
@@ -209,7 +263,7 @@ def _refuse_stale(store: Store, info: IndexInfo) -> None:
     }.items():
         if names:
             changes.append(f"{len(names)} {what} embedding file{'s' * (len(names) > 1)}, such as {min(names)}")
-    new_sources = [source for source in store.sources if source.sha256 not in info.built_from["sources"]]
+    new_sources = [source for source in store.sources if source.sha256 not in info.sources]
     if new_sources:
         changes.append(f"new sources, such as {new_sources[0].path}")
     if changes:
@@ -225,15 +279,7 @@ def _untouched(store: Store, info: IndexInfo) -> list[Part]:
         return []
     listed = list_files(store.root / "embeddings" / info.embeddings)
     built = (index_folder(store) / info.version / INFO).stat().st_mtime_ns
-    parts = _parts_of(store, info)
+    parts = [part for segment in info.segments for part in parts_of(store, info, segment)]
     return [
         part for part in parts if (found := listed.get(part.path.name)) and found[0] == part.bytes and found[1] < built
-    ]
-
-
-def _parts_of(store: Store, info: IndexInfo) -> list[Part]:
-    """The files the index was built from; whether they changed since is `_refuse_stale`'s question."""
-    folder = store.root / "embeddings" / info.embeddings
-    return [
-        Part(folder / part["name"], part["rows"], part["bytes"], part["digest"]) for part in info.built_from["parts"]
     ]

@@ -12,7 +12,10 @@ The folder is on a disk, or in an object store (see `index/places.py`).
                                    receipts.jsonl what was written of each (index/receipts.py)
       tokens/<name>/part-*         one vector per nucleotide
       predictions/<name>/part-*    one row per sequence (schema.predictions_schema); plan.parquet as above
-      index/<version>/             immutable FAISS index; CURRENT names the live one
+      index/<version>/             what an index is made of, and its catalogue; CURRENT names the live one
+      index/segments/, trained/    the vectors as FAISS holds them, and what all segments share; they never change
+      neighbors/part-*.parquet     the nearest neighbours of every sequence (schema.NEIGHBORS); graph.json says of which
+                                   index, and how many (index/graph.py)
       annotations/<version>.duckdb immutable annotation tables; CURRENT names the live one
 
 A file counts only when the manifest (or CURRENT) names it, or its own footer fits: a kill leaves no half truth.

@@ -109,8 +109,8 @@ def _check(made: Transform) -> None:
 
 
 def of_index(store: Store, info: IndexInfo) -> Transform:
-    """The transform of an index; an index built before there were any has none."""
-    if info.transform.get("kind", "none") == "none":
+    """The transform of an index."""
+    if info.transform["kind"] == "none":
         return Transform("none", info.dimension)
     file = index_folder(store) / info.version / TRANSFORM
     transform = load(file)

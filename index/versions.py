@@ -29,8 +29,13 @@ def current(folder: Place) -> str | None:
 
 def following(folder: Place) -> str:
     """A name above every version that stands in `folder`, published or not."""
-    taken = [int(name) for path in folder.glob("*") if (name := path.name.split(".")[0]).isdigit()]
+    taken = [int(name) for name in standing(folder)]
     return f"{max([*taken, int(current(folder) or 0)]) + 1:06d}"
+
+
+def standing(folder: Place) -> list[str]:
+    """The names of all versions in `folder`, published or not."""
+    return sorted(name for path in folder.glob("*") if (name := path.name.split(".")[0]).isdigit())
 
 
 def publish(folder: Place, version: str, root: Place) -> None:

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from index import filters, hits, sql
-from index.annotation_tables import list_tables
+from index.annotation_tables import list_tables, live_database
 from index.errors import StoreError
 from index.info import current_info
-from index.search import Searcher
+from index.search import Allowed, Searcher
 from index.sets import ShardedSet
 from index.store import Embedding, Store
 from raypipe.cleaning import clean
@@ -30,11 +30,19 @@ if TYPE_CHECKING:
     from model import Model
 
 
-class Result:
-    """A table of answers."""
+FILTERS_KEPT = 16
 
-    def __init__(self, table: pa.Table):
+
+class Result:
+    """A table of answers.
+
+    Attributes:
+        how: of a search, how it was done: see `index.search.Found`.
+    """
+
+    def __init__(self, table: pa.Table, how: dict[str, Any] | None = None):
         self._table = table
+        self.how = how
 
     def to_arrow(self) -> pa.Table:
         """As an Arrow table, without a copy."""
@@ -87,6 +95,7 @@ class Atlas:
         self._model_name = model
         self._device = device
         self._allow_stale = allow_stale
+        self._filters: dict[tuple[str, str], Allowed] = {}
 
     @cached_property
     def searcher(self) -> Searcher:
@@ -114,6 +123,9 @@ class Atlas:
         k: int = 10,
         where: str | None = None,
         columns: Sequence[str] | None = None,
+        min_score: float | None = None,
+        exact: bool = False,
+        recall: float | None = None,
     ) -> Result:
         """The k nearest distinct sequences of each query.
 
@@ -125,10 +137,13 @@ class Atlas:
             k: hits of each query; fewer only where fewer match.
             where: SQL condition over lengths, descriptions and annotation columns; applied before the search.
             columns: columns of the answer, in order; by default all.
+            min_score: hits that score less are left out.
+            exact: compare with every stored vector, whatever the type of the index: slow, and sure.
+            recall: search as hard as was measured to reach this recall@10; by default the index's own target.
 
         Returns:
             Rows by query and rank: query, rank, id, score (cosine in the index's own space: `info()` tells its
-            transform), length, description, annotations.
+            transform), length, description, annotations. Its `how` says how it was searched.
 
         Raises:
             UsageError: not exactly one of sequences, ids and vectors, or k below 1, or a query that is no RNA.
@@ -141,7 +156,7 @@ class Atlas:
         chosen = list(columns) if columns is not None else None
         # Before the queries are embedded, which is the slow part: a wrong name shall not wait for it.
         hits.check_columns(self.store, chosen)
-        allowed = None if where is None else filters.matching_sequences(self.store, where)
+        allowed = None if where is None else self._allowed(where)
         if ids is not None:
             labels, seq_ids = hits.resolve_ids(self.store, list(ids))
             queries = self.searcher.vectors(seq_ids)
@@ -154,8 +169,19 @@ class Atlas:
         labels = list(names) if names is not None else labels
         if len(labels) != len(queries):
             raise UsageError(f"{len(labels)} names for {len(queries)} queries; give one for each")
-        seq_ids, scores = self.searcher.search(queries, k, allowed=allowed)
-        return Result(hits.hit_table(self.store, self.searcher, labels, seq_ids, scores, columns=chosen))
+        found = self.searcher.find(queries, k, allowed=allowed, min_score=min_score, exact=exact, recall=recall)
+        table = hits.hit_table(self.store, self.searcher, labels, found.seq_ids, found.scores, columns=chosen)
+        return Result(table, found.how)
+
+    def _allowed(self, where: str) -> Allowed:
+        """The bitmap of a condition; asked again while the annotations are the same it is at hand."""
+        key = (where.strip(), str(live_database(self.store)))
+        if key not in self._filters:
+            made = self.searcher.allow(filters.matching_sequences(self.store, where))
+            if len(self._filters) >= FILTERS_KEPT:
+                self._filters.pop(next(iter(self._filters)))
+            self._filters[key] = made
+        return self._filters[key]
 
     def embed(self, sequences: str | Sequence[str]) -> np.ndarray:
         """(N, D) float32 vectors of `sequences`, made as the atlas's own were."""

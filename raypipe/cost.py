@@ -10,7 +10,6 @@ Hours follow from a stated rate, not from a measurement of the device, unless on
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Iterable, Sequence
@@ -18,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from index.info import FLAT, choose_type
 from index.places import RemotePath
+from index.planning import plan_index
 from index.sets import Embedding, Prediction, ShardedSet
 from index.store import Store
 from model.config import AidoRnaConfig
@@ -99,7 +98,7 @@ class Cost:
         rate: operations a second of one device.
         seconds: of the whole run.
         shards: their number; `shard_seconds` is the time that one device takes for the median and for the longest one.
-        index: type that "auto" would take, and its memory in bytes.
+        index: type that "auto" would take; `index_bytes` is what it keeps in memory, `index_disk_bytes` on disk.
     """
 
     sequences: int
@@ -118,6 +117,7 @@ class Cost:
     outputs: tuple[Output, ...]
     index: str
     index_bytes: int
+    index_disk_bytes: int
 
     @property
     def bytes(self) -> int:
@@ -156,7 +156,7 @@ def estimate(
     total = int(tokens.sum())
     kept = len(lengths) - int(times[~read].sum())
     vectors = next((one for one in sets if isinstance(one, Embedding)), None)
-    kind, memory = index_memory(kept, vectors.dimension) if vectors else ("none", 0)
+    index = plan_index(kept, vectors.dimension) if vectors else None
     return Cost(
         sequences=len(lengths),
         nucleotides=int(lengths.sum()),
@@ -175,8 +175,9 @@ def estimate(
             seconds * float(sizes.max()) / max(1, total),
         ),
         outputs=tuple(output for one in sets for output in outputs(one, lengths, context)),
-        index=kind,
-        index_bytes=memory,
+        index=index.type if index else "none",
+        index_bytes=index.hot_bytes if index else 0,
+        index_disk_bytes=index.disk_bytes if index else 0,
     )
 
 
@@ -247,19 +248,6 @@ def refuse_small_disk(
             f"{store.root}: the disk is too small: the run will write {what}, and {size(free)} are free; free some "
             f"space, or move the atlas to a larger disk, and run the same command again"
         )
-
-
-def index_memory(number: int, dimension: int, kind: str | None = None) -> tuple[str, int]:
-    """The type of an index of `number` vectors (by default what "auto" takes), and the bytes that it holds in memory.
-
-    Flat: 4 D a vector. Inverted lists of 1-bit codes with a refinement in halffloats: D / 8 + 8 for the code, 8 for its
-    id and 2 D for the refinement, and 4 D for each list's centre.
-    """
-    kind = kind or choose_type(number)
-    if kind == FLAT:
-        return kind, 4 * dimension * number
-    lists = int(kind.split("_")[0].split(",")[0].removeprefix("IVF"))
-    return kind, (math.ceil(dimension / 8) + 16 + 2 * dimension) * number + 4 * dimension * lists
 
 
 def read_lengths(paths: Iterable[str]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,3 +45,11 @@ def unfinished(store: Store, made: ShardedSet, shards: Sequence[Shard]) -> list[
     """Those of `shards` that a run would make."""
     found = finished(store, made, shards)
     return [shard for shard in shards if shard.number not in found]
+
+
+def index_file(root: Any, name: str) -> Any:
+    """A file of the live index of the atlas at `root`: the version's own, or that of its first segment."""
+    folder = root / "index"
+    version = folder / (folder / "CURRENT").read_text().strip()
+    segments = json.loads((version / "index.json").read_text())["segments"]
+    return version / name if (version / name).exists() else folder / "segments" / segments[0]["name"] / name

@@ -20,6 +20,8 @@ from raypipe.cli import (
     cluster,
     evaluating,
     finetuning,
+    graph,
+    indexing,
     making,
     models,
     planning,
@@ -49,7 +51,9 @@ app.command(making.ingest)
 app.command(making.embed)
 app.command(predicting.predict)
 app.command(predicting.mlm)
-app.command(making.index)
+app.command(indexing.index)
+app.command(graph.neighbors)
+app.command(graph.cluster)
 app.command(making.annotate)
 app.command(making.remove)
 app.command(asking.search)

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from raypipe.cli.arguments import read_queries, split_list
 from raypipe.cli.making import AtlasPath
-from raypipe.cli.progress import warn_untrained
+from raypipe.cli.progress import say, warn_untrained
 from raypipe.errors import UsageError
 
 Format = Annotated[Literal["tsv", "csv", "jsonl", "parquet"], Parameter(help="Format of the answer.")]
@@ -30,6 +30,14 @@ def search(
         str | None, Parameter(help="SQL condition that hits must meet, e.g. \"rna_type = 'tRNA'\".")
     ] = None,
     columns: Annotated[list[str] | None, Parameter(help="Columns of the answer, separated by commas.")] = None,
+    min_score: Annotated[float | None, Parameter(help="Leave out hits that score less (a cosine, -1 to 1).")] = None,
+    exact: Annotated[
+        bool, Parameter(negative="", help="Compare with every stored vector, whatever the type of the index.")
+    ] = False,
+    recall: Annotated[
+        float | None, Parameter(help="Recall@10 to search for; by default what the index was built for.")
+    ] = None,
+    how: Annotated[bool, Parameter(negative="", help="Say on standard error how it was searched.")] = False,
     format: Format = "tsv",
     header: Header = True,
     output: OutputFile = None,
@@ -43,6 +51,7 @@ def search(
         raise UsageError("name queries (sequences or FASTA files) or --ids, one of the two")
     opened = Atlas(atlas, model=model, allow_stale=allow_stale)
     asked: dict[str, Any] = {"k": k, "where": where, "columns": split_list(columns)}
+    asked.update({"min_score": min_score, "exact": exact, "recall": recall})
     if ids:
         result = opened.search(ids=ids, **asked)
     else:
@@ -50,12 +59,18 @@ def search(
         if opened.model.trained is False:
             warn_untrained(opened.model.name)
         result = opened.search(sequences, names=names, **asked)
+    if how and result.how is not None:
+        done = result.how
+        may = f"{done['allowed']:,} of {done['rows']:,} vectors may be found"
+        say(f"index {done['version']} ({done['type']}); {may}; {'; '.join(dict.fromkeys(done['searched']))}")
     _write(result.to_arrow(), output, format, header)
 
 
 def sql(
     atlas: AtlasPath,
-    query: Annotated[str, Parameter(help="One SELECT over sequences, records, rejects, embeddings and annotations.")],
+    query: Annotated[
+        str, Parameter(help="One SELECT over sequences, records, rejects, embeddings, neighbors and annotations.")
+    ],
     *,
     format: Format = "tsv",
     header: Header = True,

@@ -11,8 +11,6 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from index.errors import StoreError
-from index.info import current_info
 from index.places import is_uri, place
 from index.predictions import check_name
 from index.store import Store
@@ -20,8 +18,7 @@ from raypipe.checkpoints import find_checkpoint, find_heads
 from raypipe.cleaning import clean
 from raypipe.cli.arguments import is_atlas, literal_fasta, name_stdin, named_files, split_list
 from raypipe.cli.progress import ReadingProgress, RunProgress, say, warn_untrained
-from raypipe.completeness import check_set, check_sources
-from raypipe.errors import IncompleteError, InputError, UsageError
+from raypipe.errors import InputError, UsageError
 from raypipe.ingest import ingest as ingest_source
 from raypipe.ingest import staging_folder
 from raypipe.pipeline import embed as embed_store
@@ -145,67 +142,6 @@ def _staged(
 
 def _is_literal(text: str) -> bool:
     return clean(text)[1] is None
-
-
-def index(
-    atlas: AtlasPath,
-    *,
-    type: Annotated[str, Parameter(help="flat (exact), auto (by size), or a FAISS factory string.")] = "auto",
-    transform: Annotated[
-        str,
-        Parameter(
-            help="What vectors and queries go through before they are compared, learned from this atlas: auto (whiten "
-            "from 50 vectors on), none (raw cosines), center, whiten, whiten:DIM or pca:DIM (keep DIM axes); "
-            "or index/VERSION/transform.npz of another atlas, so that scores can be compared."
-        ),
-    ] = "auto",
-    name: Annotated[str | None, Parameter(help="Set of vectors; by default the indexed or only one.")] = None,
-    anew: Annotated[
-        bool, Parameter(help="Learn and build all again, where new vectors would only be added.", negative="")
-    ] = False,
-) -> None:
-    """Build the nearest-neighbour index of an atlas and publish it.
-
-    Vectors that came since the last time are added to it, until they are a quarter of those that it was learned from;
-    then it is built anew.
-    """
-    from index.build import build_index, choose_embedding
-    from index.transform_files import is_file
-    from index.transforms import parse_kind
-
-    if not is_file(transform):
-        try:
-            parse_kind(transform)
-        except StoreError as error:
-            raise UsageError(str(error)) from None
-    store = Store.open(atlas)
-    with store.lock():
-        # An index over a part of the sequences would look whole to everyone who searches it.
-        missing = [*check_sources(store), *check_set(store, choose_embedding(store, name)).messages]
-        if missing:
-            raise IncompleteError(
-                f"{store.root}: not all is embedded ({'; '.join(missing)}); run raypipe embed {store.root} with its "
-                f"options again, then index"
-            )
-        try:
-            before = current_info(store)
-        except StoreError:
-            before = None  # damaged, and about to be replaced
-        info = build_index(store, name, kind=type, transform=transform, anew=anew)
-    what = f"{info.type}, {info.rows:,} vectors of {info.embeddings}, {info.space}"
-    if info.unchanged:
-        say(f"index {info.version}: up to date ({what})")
-        return
-    if info.added_rows:
-        what += f" ({info.added_rows:,} of them added to an index learned from {info.learned_rows:,})"
-    measured = f"; measured {info.operating}" if info.operating else "; exact"
-    say(f"index {info.version}: {what}{measured}")
-    had, has = (one.transform.get("sha256") if one else None for one in (before, info))
-    if before is not None and had != has:
-        say(
-            f"scores are of another space than those of index {before.version}, and not to be compared with them: "
-            f"{before.space} ({str(had)[:12]}), now {info.space} ({str(has)[:12]})"
-        )
 
 
 def annotate(

@@ -75,7 +75,7 @@ def plan(
     for name, text in _lines(cost, checkpoint, settings.device, number, how):
         print(f"{name:12} {text}")
     if free is not None:
-        enough = "" if free > cost.bytes + cost.index_bytes else ": NOT ENOUGH for the output and its index"
+        enough = "" if free > cost.bytes + cost.index_disk_bytes else ": NOT ENOUGH for the output and its index"
         print(f"{'disk':12} {size(free)} free at {atlas}{enough}")
 
 
@@ -118,7 +118,10 @@ def _lines(cost: Any, checkpoint: Checkpoint, device: str, number: int, how: str
     ]
     for output in cost.outputs:
         lines.append(("output", f"{output.folder}: {'' if output.exact else 'at most '}{size(output.bytes)}"))
-    return [*lines, ("index", f"{cost.index}: {size(cost.index_bytes)} of memory, and as much on disk")]
+    return [
+        *lines,
+        ("index", f"{cost.index}: {size(cost.index_bytes)} of memory, {size(cost.index_disk_bytes)} on disk"),
+    ]
 
 
 def _share(part: float, whole: float) -> str:

@@ -42,6 +42,19 @@ class ReadingProgress:
             say(f"{self._name}: {records:,} records read")
 
 
+class CountProgress:
+    """So many of all, now and then."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._said = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() - self._said >= LINE_EVERY_S:
+            self._said = time.monotonic()
+            say(f"{done:,} of {total:,} {self._what}")
+
+
 class RunProgress(Progress):
     """Tokens done of all, shards, rate and time left."""
 

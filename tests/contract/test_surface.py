@@ -54,6 +54,7 @@ PUBLIC = {
 }
 VERBS = [
     "annotate",
+    "cluster",
     "demo",
     "doctor",
     "embed",
@@ -68,6 +69,7 @@ VERBS = [
     "mlm",
     "model convert",
     "model info",
+    "neighbors",
     "plan",
     "predict",
     "pretrain",

@@ -15,6 +15,7 @@ import pytest
 
 from index.store import Store
 from raypipe.cli import DONE, FAILED, INCOMPLETE, USAGE
+from tests.made import index_file
 
 Cli = Callable[..., Any]
 INLINE = ("--executor", "inline")
@@ -210,7 +211,7 @@ def test_a_damaged_manifest(cli: Cli, atlas: Path, text: str, words: str, verb: 
 
 
 def test_a_damaged_index(cli: Cli, atlas: Path) -> None:
-    (vectors,) = (atlas / "index").glob("*/vectors.faiss")
+    vectors = index_file(atlas, "vectors.faiss")
     vectors.write_bytes(vectors.read_bytes()[:-10])
     ran = cli("search", atlas, "GGUC")
     assert ran.code == FAILED

@@ -27,6 +27,7 @@ from index.receipts import newest_receipts
 from index.store import Store
 from raypipe.cli import DONE, FAILED, INCOMPLETE, USAGE
 from tests.integration.conftest import Cli
+from tests.made import index_file
 from tests.runs import CONSOLE, done, free_ports, started, write_fasta
 
 SERVER = Path(sys.executable).with_name("moto_server")
@@ -156,6 +157,13 @@ def test_an_atlas_from_beginning_to_end(bucket: str, cli: Cli, tiny: Path, tmp_p
     assert cli("sql", atlas, "FROM read_csv('/etc/passwd')").code == FAILED
     hits = raypipe.connect(atlas).search("GGGACGACUGACUGAC", k=3).to_pylist()
     assert hits == raypipe.connect("local").search("GGGACGACUGACUGAC", k=3).to_pylist()
+    for root in (atlas, "local"):
+        assert cli("neighbors", root, "-k", 5, "--batch", 25).code == DONE
+    graph = {root: cli("sql", root, "FROM neighbors ORDER BY seq_id, rank").out for root in (atlas, "local")}
+    assert graph[atlas] == graph["local"]
+    assert len(graph[atlas].splitlines()) == 1 + 60 * 5
+    families = ["--min-score", 0.2]
+    assert cli("cluster", atlas, *families).out == cli("cluster", "local", *families).out != ""
 
     assert cli("verify", atlas, "--deep").out.count("ok") == 4
     status = cli("status", atlas)
@@ -163,6 +171,8 @@ def test_an_atlas_from_beginning_to_end(bucket: str, cli: Cli, tiny: Path, tmp_p
     assert "cannot be told: an object store has no lock" in status.out
     assert cli("remove", atlas, "--ids", "r5").code == DONE
     assert "r5" not in cli("search", atlas, "--ids", "r0", "-k", 60, "--columns", "id").out.split()
+    assert "blocks to make (" in cli("neighbors", atlas, "-k", 5).err
+    assert "r5" not in cli("cluster", atlas, *families).out.split()
     # Nothing is left of files on their way, nothing that is secret is kept, and no folder is called after the URI.
     assert not [name for name in objects(store.root) if ".tmp" in name]
     manifest = (store.root / "store.json").read_text() + (store.root / "embeddings/tiny/receipts.jsonl").read_text()
@@ -182,21 +192,21 @@ def test_copies_follow_the_atlas(bucket: str, cli: Cli, finished: Path, tmp_path
     for version in (1, 2, 3):
         ran = cli("search", atlas, *query)
         assert ran.out == wanted, ran.err
-        assert len(list(copies.glob("*/index/*"))) == min(version, 2)
-        assert len(list(copies.glob(f"*/index/{version:06d}/*/vectors.faiss"))) == 1
-        assert cli("index", atlas, "--anew").code == DONE
+        assert len(list(copies.glob("*/index/0*"))) == min(version, 2)
+        assert len(list(copies.glob("*/index/segments/*/*/vectors.faiss"))) == 1
+        assert cli("index", atlas, "--type", "flat" if version == 2 else "HNSW8").code == DONE
     shutil.rmtree(copies)
-    (vectors,) = (atlas / "index" / "000004").glob("vectors.faiss")
+    vectors = index_file(atlas, "vectors.faiss")
     (tmp_path / "damaged").write_bytes(bytes(vectors.stat().st_size))
     remote(str(vectors)).put(tmp_path / "damaged")
     ran = cli("search", atlas, *query)
     assert ran.code == FAILED
     assert f"{vectors}: damaged" in ran.err
-    assert not list(copies.glob("*/index/*/*/vectors.faiss*"))
+    assert not list(copies.glob("*/index/segments/*/*/vectors.faiss*"))
     assert cli("verify", atlas).code == INCOMPLETE
     assert "index 000005" in cli("index", atlas).err
     assert cli("search", atlas, *query).out == wanted
-    (copy,) = copies.glob("*/index/*/*/rows.npy")
+    (copy,) = copies.glob("*/index/segments/*/*/rows.npy")
     copy.write_bytes(bytes(copy.stat().st_size))
     assert cli("search", atlas, *query).out == wanted
 

@@ -127,7 +127,7 @@ OTHERS: dict[str, tuple[str, Callable[[Path], None], bool, str]] = {
     "a sequence twice": ("sequences/*.parquet", rewrite(repeat_a_row), False, "1 sequences are there twice"),
     "no records": ("records/*.parquet", rewrite(lambda table: table.slice(1)), False, "6 rows in records/ where 7"),
     "other letters": ("sequences/*.parquet", rewrite(other_letters), True, "does not fit its own md5"),
-    "index": ("index/*/vectors.faiss", flip, False, "its checksum differs; build the index again"),
+    "index": ("index/segments/*/vectors.faiss", flip, False, "its checksum differs; build the index again"),
     "annotations": ("annotations/*.duckdb", cut, False, "annotate again"),
     "plan": ("embeddings/tiny/plan.parquet", rewrite(lambda table: table.slice(1)), False, "leaves sequences out"),
     "a later plan": ("embeddings/tiny/plan.parquet", rewrite(lambda table: table.slice(0, 1)), False, "came since it"),

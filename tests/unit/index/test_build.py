@@ -14,7 +14,7 @@ from index.errors import StoreError
 from index.info import current_info, index_folder
 from index.search import Searcher
 from index.store import Store
-from tests.made import on_disk
+from tests.made import index_file, on_disk
 
 
 def built(store: Store, kind: str = "flat", transform: str = "auto"):
@@ -37,14 +37,12 @@ def test_what_is_published(builder, vectors):
     assert info.fingerprint == store.embedding().fingerprint
     assert seen[-1] == (500, 500)
     folder = store.root / "index" / info.version
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "catalog.parquet",
-        "index.json",
-        "rows.npy",
-        "transform.npz",
-        "vectors.faiss",
-    ]
-    assert json.loads((folder / "index.json").read_text())["built_from"]["parts"][0]["name"] == "part-00000.parquet"
+    assert sorted(path.name for path in folder.iterdir()) == ["catalog.parquet", "index.json", "transform.npz"]
+    (segment,) = json.loads((folder / "index.json").read_text())["segments"]
+    assert [part["name"] for part in segment["parts"]] == [f"part-{number:05d}.parquet" for number in range(3)]
+    held = store.root / "index" / "segments" / segment["name"]
+    assert sorted(path.name for path in held.iterdir()) == ["about.json", "rows.npy", "vectors.faiss"]
+    assert np.load(held / "rows.npy").tolist() == list(range(500))
     assert (store.root / "index" / "CURRENT").read_text() == info.version + "\n"
     assert not list((store.root / ".tmp").iterdir())
     catalog = pq.read_table(folder / "catalog.parquet")
@@ -69,12 +67,12 @@ def test_catalog_names_the_first_record_in_the_order_of_ingest(builder):
 def test_same_again_builds_nothing(builder, vectors):
     store = builder.embedded(vectors)
     first = built(store)
-    stamp = (index_folder(store) / first.version / "vectors.faiss").stat().st_mtime_ns
+    stamp = index_file(store.root, "vectors.faiss").stat().st_mtime_ns
     again = built(store)
     assert again.unchanged
     assert not first.unchanged
     assert again.version == first.version
-    assert (index_folder(store) / first.version / "vectors.faiss").stat().st_mtime_ns == stamp
+    assert index_file(store.root, "vectors.faiss").stat().st_mtime_ns == stamp
     assert built(store, "auto").unchanged, "auto is flat at this size"
     assert not built(store, "HNSW16").unchanged
 
@@ -84,13 +82,14 @@ def test_two_versions_are_kept(builder, vectors):
     versions = [built(store, kind).version for kind in ("flat", "HNSW8", "flat", "HNSW8")]
     assert len(set(versions)) == 4
     names = sorted(path.name for path in index_folder(store).iterdir())
-    assert names == [*versions[-2:], "CURRENT"]
+    assert names == [*versions[-2:], "CURRENT", "segments", "trained"]
+    assert [len(list((index_folder(store) / kind).iterdir())) for kind in ("segments", "trained")] == [2, 2]
 
 
 def test_a_damaged_index_is_replaced(builder, vectors):
     store = builder.embedded(vectors)
     info = built(store)
-    file = on_disk(index_folder(store)) / info.version / "vectors.faiss"
+    file = index_file(on_disk(store.root), "vectors.faiss")
     file.write_bytes(file.read_bytes()[:1000])
     mended = built(store)
     assert mended.version != info.version
@@ -112,7 +111,7 @@ def test_vectors_without_direction_are_named(builder, vectors, bad):
     with pytest.raises(StoreError, match=r"part-0000\d.parquet: seq_id (7|401): the vector is zero or not finite"):
         built(store)
     assert current_info(store) is None
-    assert not list((store.root / ".tmp").iterdir())
+    assert not list(store.root.glob(".tmp/*"))
 
 
 def test_part_of_another_model(builder, vectors):

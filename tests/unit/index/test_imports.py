@@ -39,6 +39,7 @@ def wheels(tmp_path, monkeypatch):
             folder = tmp_path / f"{name.replace('-', '_')}-1.15.1.dist-info"
             folder.mkdir()
             (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.15.1\n")
+        faiss_runtime.load_faiss.cache_clear()
         others = [entry for entry in sys.path if "site-packages" not in entry]
         monkeypatch.setattr(sys, "path", [str(tmp_path), *others])
 
@@ -62,4 +63,22 @@ def test_two_faiss(wheels):
 
 
 def test_the_one_faiss():
+    faiss_runtime.load_faiss.cache_clear()
     assert faiss_runtime.load_faiss().__version__ == metadata.version(faiss_runtime.installed_wheels()[0])
+
+
+def test_kernels_are_named_while_faiss_is_loaded_only(monkeypatch):
+    """In a process of its own, since a library is loaded once."""
+    asked = "print(os.environ.get('OPENBLAS_CORETYPE'))"
+    code = f"import os; from index.faiss_runtime import load_faiss; load_faiss(); {asked}"
+    monkeypatch.setenv("OPENBLAS_VERBOSE", "2")
+    for given, left in ((None, "None"), ("Haswell", "Haswell")):
+        if given:
+            monkeypatch.setenv(faiss_runtime.KERNELS, given)
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert ran.stdout.strip() == left
+        said = ran.stderr.split()
+        if given:
+            assert said[-1] == given
+        elif faiss_runtime._features() >= faiss_runtime.AVX512:
+            assert said[-1] == "SkylakeX"

@@ -13,7 +13,7 @@ from index.errors import StaleIndexError, StoreError
 from index.info import index_folder
 from index.search import Searcher
 from index.store import Store
-from tests.made import on_disk
+from tests.made import index_file, on_disk
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_copy_of_the_store_is_not_stale(builder, store, vectors, tmp_path):
 @pytest.mark.parametrize("name", ["vectors.faiss", "rows.npy", "catalog.parquet"])
 @pytest.mark.parametrize("damage", ["truncated", "altered", "gone", "empty"])
 def test_damaged_files(store, name, damage):
-    file = live(store) / name
+    file = index_file(on_disk(store.root), name)
     content = file.read_bytes()
     if damage == "gone":
         file.unlink()
@@ -92,7 +92,7 @@ def test_damaged_files(store, name, damage):
 
 def test_a_file_too_large_to_hash_at_opening_is_still_checked(store, monkeypatch):
     monkeypatch.setattr("index.info.HASHED_AT_OPEN", 100)
-    file = live(store) / "vectors.faiss"
+    file = index_file(on_disk(store.root), "vectors.faiss")
     content = file.read_bytes()
     file.write_bytes(content[:-4] + b"\0\0\0\0")
     Searcher.open(store)
@@ -120,10 +120,12 @@ def test_current_names_nothing(store):
         Searcher.open(store)
 
 
-def test_description_of_another_dimension(store):
+def test_a_description_of_another_size(store):
     file = live(store) / "index.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "dimension": 8}))
-    with pytest.raises(StoreError, match=r"500 vectors of 16 values and 500 ids where index\.json says 500 of 8"):
+    about = json.loads(file.read_text())
+    about["segments"][0]["rows"] = 499
+    file.write_text(json.dumps(about))
+    with pytest.raises(StoreError, match=r"500 vectors of 16 values and 500 ids where index\.json says 499 of 16"):
         Searcher.open(store)
 
 
@@ -136,3 +138,16 @@ def test_readers_keep_the_version_they_opened(builder, store, vectors):
     assert not (index_folder(store) / reader.info.version).exists()
     np.testing.assert_array_equal(reader.search(vectors[:20], 5)[0], before[0])
     assert reader.catalog.take(np.array([3]))["id"].to_pylist() == ["R00003"]
+
+
+def test_an_index_of_an_older_raypipe(store):
+    """Of the time before there were segments: it is said, and built anew."""
+    file = live(store) / "index.json"
+    about = json.loads(file.read_text())
+    about["built_from"] = {"parts": about.pop("segments")[0]["parts"], "sources": about.pop("sources")}
+    file.write_text(json.dumps(about))
+    with pytest.raises(StoreError, match=r"index.json: of an older raypipe; build the index again: raypipe index"):
+        Searcher.open(store)
+    with store.lock():
+        assert build_index(store).version == "000002"
+    Searcher.open(store)

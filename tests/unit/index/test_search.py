@@ -30,7 +30,7 @@ APPROXIMATE = [
 def searcher(store, kind="flat", transform="none"):
     """By raw cosines, unless told otherwise; transformed ones are in test_transformed_search.py."""
     with store.lock():
-        build_index(store, kind=kind, transform=transform)
+        build_index(store, kind=kind, transform=transform, recall=0.9)
     return Searcher.open(store)
 
 

@@ -1,0 +1,296 @@
+"""Segments of an index: how one is made, and how many are searched as one.
+
+Rows of an index are counted through all its segments, in their order.
+Shapes: Q queries, n rows, E values of a vector as it is indexed, k neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from index import wholes
+from index.engines import Effort, Engine, open_engine
+from index.errors import StoreError
+from index.exact import NO_HIT, best, exact_search
+from index.faiss_runtime import load_faiss
+from index.info import (
+    FLAT,
+    ROWS,
+    SEGMENTS,
+    TRAINED,
+    TRANSFORM,
+    VECTORS,
+    IndexInfo,
+    Segment,
+    held_file,
+    index_folder,
+    local_file,
+    rebuild,
+)
+from index.store import Store
+from index.trained import reason
+from index.transform_files import load
+from index.transforms import Transform, transformed
+from index.vectors import Part
+
+FORMAT = 1
+# What the vectors of one segment may take as float32: that much memory a build needs, at the most, whatever the type.
+SEGMENT_BYTES = 8 << 30
+
+
+@dataclass(frozen=True)
+class SegmentJob:
+    """One segment to make; it can be pickled, and run on another machine that sees the store.
+
+    Attributes:
+        store: that it belongs to.
+        type: of the index.
+        dimension: of the vectors as stored.
+        trained: as `index.trained.learn` gives it: name and checksums.
+        parts: the files whose vectors go in.
+    """
+
+    store: Store
+    type: str
+    dimension: int
+    trained: dict[str, Any]
+    parts: tuple[Part, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the segment's folder."""
+        return wholes.content_name(FORMAT, self.trained["name"], [part.to_json() for part in self.parts])
+
+    @property
+    def rows(self) -> int:
+        """Vectors that go in."""
+        return sum(part.rows for part in self.parts)
+
+
+def groups(parts: Sequence[Part], dimension: int) -> list[tuple[Part, ...]]:
+    """The parts of each segment, in order: whole files, as many as SEGMENT_BYTES allow."""
+    most = full_rows(dimension)
+    grouped: list[list[Part]] = []
+    rows = 0
+    for part in parts:
+        if not grouped or rows + part.rows > most:
+            grouped.append([])
+            rows = 0
+        grouped[-1].append(part)
+        rows += part.rows
+    return [tuple(group) for group in grouped]
+
+
+def full_rows(dimension: int) -> int:
+    """Vectors of `dimension` values that one segment holds at the most."""
+    return max(1, SEGMENT_BYTES // (4 * dimension))
+
+
+def make_segment(job: SegmentJob, progress: Callable[[int], None] | None = None) -> Segment:
+    """Put the vectors of some files into a FAISS index and publish it as a segment; or find that this was done.
+
+    Args:
+        progress: called with the number of rows that came in.
+
+    Raises:
+        StoreError: a file is damaged, or a vector is zero or not finite.
+    """
+    folder = index_folder(job.store) / SEGMENTS / job.name
+    about = wholes.standing(folder)
+    if about is None:
+        about = {}
+        trained = index_folder(job.store) / TRAINED / job.trained["name"]
+        learned = TRANSFORM in job.trained["checksums"]
+        transform = load(trained / TRANSFORM) if learned else Transform("none", job.dimension)
+        path, known = f"{TRAINED}/{job.trained['name']}/{VECTORS}", job.trained["checksums"][VECTORS]
+        index = load_faiss().read_index(str(local_file(job.store, path, known, "build the index again")))
+        with wholes.publishing(job.store.root, folder, about) as temporary:
+            try:
+                seq_ids = _fill(index, job, transform, progress)
+                _write_without_lists(index, str(temporary / VECTORS))
+            except RuntimeError as error:
+                raise StoreError(f"{job.store.root}: FAISS cannot build {job.type!r}: {reason(error)}") from error
+            np.save(temporary / ROWS, seq_ids)
+    elif progress is not None:
+        progress(job.rows)
+    return Segment(job.name, job.rows, [part.to_json() for part in job.parts], about["checksums"])
+
+
+def _fill(index: Any, job: SegmentJob, transform: Transform, progress: Callable[[int], None] | None) -> np.ndarray:
+    """Put the vectors in; returns the seq_id of each row."""
+    seq_ids = np.empty(job.rows, dtype=np.int64)
+    held = _reserve(index, job.rows) if job.type == FLAT and job.rows else None
+    done = 0
+    for ids, vectors in transformed(job.parts, transform):
+        if held is not None:
+            held[done : done + len(ids)] = vectors
+        else:
+            index.add(vectors)
+        seq_ids[done : done + len(ids)] = ids
+        done += len(ids)
+        if progress is not None:
+            progress(len(ids))
+    return seq_ids
+
+
+def _reserve(index: Any, rows: int) -> np.ndarray:
+    """The flat index's own memory as (n, E): `add` would grow it by doubling and hold the vectors twice at times."""
+    index.codes.resize(4 * rows * index.d)
+    index.ntotal = rows
+    return load_faiss().rev_swig_ptr(index.get_xb(), rows * index.d).reshape(rows, index.d)
+
+
+def _write_without_lists(index: Any, path: str) -> None:
+    """Write an index without the centroids of its lists, which `Segments` takes from what all segments share."""
+    faiss = load_faiss()
+    lists = faiss.try_extract_index_ivf(index)
+    if lists is None or not _may_share(lists):
+        faiss.write_index(index, path)
+        return
+    own, owned = lists.quantizer, lists.own_fields
+    nothing = faiss.IndexFlatL2(lists.d)
+    lists.own_fields, lists.quantizer = False, nothing
+    try:
+        faiss.write_index(index, path)
+    finally:
+        lists.quantizer, lists.own_fields = own, owned
+
+
+def _may_share(lists: Any) -> bool:
+    """Whether an index of inverted lists can be read without its centroids; product quantizers make tables of them."""
+    return not hasattr(load_faiss().downcast_index(lists), "pq")
+
+
+class Segments:
+    """The opened segments of an index, searched as one. Safe to search from several threads.
+
+    Attributes:
+        seq_ids: of each segment, (n,) int64, mapped from its file.
+        starts: the first row of each segment, and at the end the number of all rows.
+        engines: how each is searched; all are of one kind.
+    """
+
+    def __init__(
+        self,
+        indexes: Sequence[Any],
+        shared: Any,
+        seq_ids: Sequence[np.ndarray],
+        parts: Sequence[Sequence[Part]],
+        transform: Transform,
+    ):
+        """Take FAISS indexes as `open_segments` opens them, `shared` being the one that has what they share."""
+        # FAISS frees an index with the object that read it; an engine holds only a view of it.
+        self._owners = [*indexes, shared]
+        self.seq_ids = list(seq_ids)
+        self.starts = np.cumsum([0, *(len(ids) for ids in seq_ids)])
+        self._parts, self._transform = parts, transform
+        self.engines = [open_engine(index, partial(self._scan, place)) for place, index in enumerate(indexes)]
+
+    @property
+    def parts(self) -> list[Part]:
+        """All files of vectors, in the order of rows."""
+        return [part for parts in self._parts for part in parts]
+
+    @property
+    def engine(self) -> Engine:
+        """That of the first segment, for what they have in common."""
+        return self.engines[0]
+
+    @property
+    def rows(self) -> int:
+        """Vectors in all segments."""
+        return int(self.starts[-1])
+
+    def search(
+        self, queries: np.ndarray, k: int, masks: Sequence[np.ndarray | None] | None, effort: Effort
+    ) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """The k nearest rows of each query over all segments.
+
+        Args:
+            queries: (Q, E) unit vectors, float32.
+            masks: for each segment the rows that may be found, (n,) bool; all of it where that is None.
+
+        Returns:
+            seq_ids (Q, k) int64, NO_HIT where fewer rows are allowed; cosines (Q, k) float32, nan there; ties in the
+            order of seq_id; and how each segment was searched.
+        """
+        all_ids, all_scores, how = [], [], []
+        for place, (engine, known) in enumerate(zip(self.engines, self.seq_ids, strict=True)):
+            if not len(known):
+                continue
+            rows, values, way = engine.search(queries, k, None if masks is None else masks[place], effort)
+            none = rows == NO_HIT
+            all_ids.append(np.where(none, NO_HIT, known[np.maximum(rows, 0)]))
+            all_scores.append(np.where(none, np.float32(-np.inf), values))
+            how.append(way)
+        ids, scores = best(np.hstack(all_ids), np.hstack(all_scores), k)
+        scores[ids == NO_HIT] = np.nan
+        return ids, scores, how
+
+    def exact(
+        self, queries: np.ndarray, k: int, masks: Sequence[np.ndarray] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `search`, by comparing each query with all stored vectors, which are read from their files.
+
+        Returns:
+            seq_ids (Q, k') and cosines (Q, k') with k' = min(k, rows allowed).
+        """
+        places = range(len(self.seq_ids))
+        blocks = (block for place in places for block in self._blocks(place, None if masks is None else masks[place]))
+        return exact_search(blocks, queries, k)
+
+    def _blocks(self, place: int, mask: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        start = 0
+        for ids, vectors in transformed(self._parts[place], self._transform):
+            chosen = slice(None) if mask is None else mask[start : start + len(ids)]
+            start += len(ids)
+            yield ids[chosen], vectors[chosen]
+
+    def _scan(self, place: int, queries: np.ndarray, k: int, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Exact search over the stored vectors of one segment: its rows, and cosines."""
+        found, scores = exact_search(self._blocks(place, mask), queries, k)
+        order = np.argsort(self.seq_ids[place])
+        return order[np.searchsorted(self.seq_ids[place], found, sorter=order)], scores
+
+
+def open_segments(store: Store, info: IndexInfo, transform: Transform) -> Segments:
+    """Open the segments of a published index; vectors stay on disk, memory-mapped.
+
+    Raises:
+        StoreError: a file is missing or damaged, or is not what index.json says.
+    """
+    faiss = load_faiss()
+    mend = f"build it again: {rebuild(store, info)}"
+    try:
+        path = f"{TRAINED}/{info.trained['name']}/{VECTORS}"
+        shared = faiss.read_index(str(held_file(store, info, path)), faiss.IO_FLAG_MMAP_IFC)
+        lists = faiss.try_extract_index_ivf(shared)
+        indexes, seq_ids = [], []
+        for segment in info.segments:
+            path = f"{SEGMENTS}/{segment.name}"
+            index = faiss.read_index(str(held_file(store, info, f"{path}/{VECTORS}")), faiss.IO_FLAG_MMAP_IFC)
+            ids = np.load(held_file(store, info, f"{path}/{ROWS}"), mmap_mode="r" if segment.rows else None)
+            if (index.ntotal, index.d, len(ids)) != (segment.rows, info.dimension, segment.rows):
+                raise StoreError(
+                    f"{index_folder(store) / path}: damaged index, {index.ntotal} vectors of {index.d} values and "
+                    f"{len(ids)} ids where index.json says {segment.rows} of {info.dimension}; {mend}"
+                )
+            if lists is not None and _may_share(lists):
+                own = faiss.extract_index_ivf(index)
+                own.own_fields, own.quantizer = False, lists.quantizer
+            indexes.append(index)
+            seq_ids.append(ids)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise StoreError(f"{index_folder(store) / path}: damaged index ({str(error)[-200:]}); {mend}") from error
+    return Segments(indexes, shared, seq_ids, [parts_of(store, info, segment) for segment in info.segments], transform)
+
+
+def parts_of(store: Store, info: IndexInfo, segment: Segment) -> list[Part]:
+    """The files of vectors that a segment was built from; whether they changed since is another question."""
+    folder = store.root / "embeddings" / info.embeddings
+    return [Part(folder / part["name"], part["rows"], part["bytes"], part["digest"]) for part in segment.parts]

@@ -1,0 +1,184 @@
+"""The verb that makes an index, plans one, and checks one: index."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from index.errors import StoreError
+from index.info import IndexInfo, current_info
+from index.operating import SAMPLE, TARGET
+from index.store import Store
+from raypipe.cli.making import AtlasPath
+from raypipe.cli.progress import CountProgress, say
+from raypipe.completeness import check_set, check_sources
+from raypipe.errors import IncompleteError, UsageError
+from raypipe.wording import duration, size
+
+
+def index(
+    atlas: AtlasPath,
+    *,
+    type: Annotated[str, Parameter(help="flat (exact), auto (by size), or a FAISS factory string.")] = "auto",
+    transform: Annotated[
+        str,
+        Parameter(
+            help="What vectors and queries go through before they are compared, learned from this atlas: auto (whiten "
+            "from 50 vectors on), none (raw cosines), center, whiten, whiten:DIM or pca:DIM (keep DIM axes); "
+            "or index/VERSION/transform.npz of another atlas, so that scores can be compared."
+        ),
+    ] = "auto",
+    recall: Annotated[
+        float, Parameter(help="Recall@10 that an approximate type has to reach; below it nothing is published.")
+    ] = TARGET,
+    name: Annotated[str | None, Parameter(help="Set of vectors; by default the indexed or only one.")] = None,
+    anew: Annotated[
+        bool, Parameter(help="Learn and build all again, where new vectors would only be added.", negative="")
+    ] = False,
+    compact: Annotated[
+        bool, Parameter(help="Make few large segments of many small ones; nothing is learned anew.", negative="")
+    ] = False,
+    plan: Annotated[
+        bool, Parameter(help="Build nothing; say what it would take: memory, disk, time.", negative="")
+    ] = False,
+    rows: Annotated[int | None, Parameter(help="With --plan: for so many vectors instead.")] = None,
+    verify: Annotated[
+        bool, Parameter(help="Build nothing; compare the live index with exact search.", negative="")
+    ] = False,
+    sample: Annotated[int, Parameter(help="With --verify: vectors to search for.")] = SAMPLE,
+    format: Annotated[
+        Literal["text", "json"], Parameter(help="Of what --plan and --verify say; json: one object.")
+    ] = "text",
+) -> None:
+    """Build the nearest-neighbour index of an atlas and publish it.
+
+    Vectors that came since the last time are added to it, until they are a quarter of those that it was learned from;
+    then it is built anew. A build that was cut off goes on where it stopped.
+    """
+    from index.build import build_index, choose_embedding
+    from index.transform_files import is_file
+    from index.transforms import parse_kind
+
+    if not is_file(transform):
+        try:
+            parse_kind(transform)
+        except StoreError as error:
+            raise UsageError(str(error)) from None
+    if not 0 < recall <= 1:
+        raise UsageError(f"--recall {recall:g}: must be above 0 and at most 1")
+    store = Store.open(atlas)
+    if plan or verify:
+        _tell(_planned(store, name, type, transform, rows, recall) if plan else _verified(store, sample), format)
+        return
+    with store.lock():
+        # An index over a part of the sequences would look whole to everyone who searches it.
+        missing = [*check_sources(store), *check_set(store, choose_embedding(store, name)).messages]
+        if missing:
+            raise IncompleteError(
+                f"{store.root}: not all is embedded ({'; '.join(missing)}); run raypipe embed {store.root} with its "
+                f"options again, then index"
+            )
+        try:
+            before = current_info(store)
+        except StoreError:
+            before = None  # damaged, and about to be replaced
+        info = build_index(
+            store,
+            name,
+            kind=type,
+            transform=transform,
+            recall=recall,
+            anew=anew,
+            compact=compact,
+            progress=CountProgress("vectors indexed"),
+        )
+    what = f"{info.type}, {info.rows:,} vectors of {info.embeddings}, {info.space}"
+    if info.unchanged:
+        say(f"index {info.version}: up to date ({what})")
+        return
+    if info.added_rows:
+        what += f" ({info.added_rows:,} of them added to an index learned from {info.learned_rows:,})"
+    if len(info.segments) > 1:
+        what += f", {len(info.segments)} segments"
+    say(f"index {info.version}: {what}; {_measured(info)}")
+    had, has = (one.transform.get("sha256") if one else None for one in (before, info))
+    if before is not None and had != has:
+        say(
+            f"scores are of another space than those of index {before.version}, and not to be compared with them: "
+            f"{before.space} ({str(had)[:12]}), now {info.space} ({str(has)[:12]})"
+        )
+
+
+def _measured(info: IndexInfo) -> str:
+    """What the search effort is, and the recall that it was measured to have."""
+    known = info.operating
+    if not known:
+        return "exact"
+    effort = ", ".join(f"{name} {known[name]:g}" for name in ("nprobe", "ef_search", "k_factor") if name in known)
+    by = f" by {effort}" if effort else ""
+    return f"recall@10 {known['recall_at_10']:g}{by}, measured with {known['sample']} of its vectors"
+
+
+def _planned(
+    store: Store, name: str | None, kind: str, transform: str, rows: int | None, recall: float
+) -> list[tuple[str, Any, str]]:
+    from index.planning import plan_index
+
+    if rows is not None and rows < 1:
+        raise UsageError(f"--rows {rows}: must be at least 1")
+    embedding = store.embedding(name)
+    planned = plan_index(
+        rows or store.num_sequences, embedding.dimension, kind, transformed=transform != "none", trial=True
+    )
+    exact = planned.type == "Flat"
+    fits = "all of it is compared with every query" if exact else "what searches read again and again"
+    told = "exact" if exact else f"at least {recall:g}, measured when it is built, or it is not published (--recall)"
+    return [
+        ("type", planned.type, planned.type),
+        ("rows", planned.rows, f"{planned.rows:,} vectors of {planned.dimension} values"),
+        ("memory_bytes", planned.hot_bytes, f"{size(planned.hot_bytes)}: {fits}"),
+        ("disk_bytes", planned.disk_bytes, f"{size(planned.disk_bytes)}, memory-mapped"),
+        ("build_bytes", planned.build_bytes, f"{size(planned.build_bytes)} of memory while it is built"),
+        (
+            "core_seconds",
+            planned.core_seconds,
+            "nothing" if planned.core_seconds is None else f"{duration(planned.core_seconds)} of one core like these",
+        ),
+        ("recall", None if not exact else 1.0, told),
+    ]
+
+
+def _verified(store: Store, sample: int) -> list[tuple[str, Any, str]]:
+    from index.audit import audit
+
+    if sample < 1:
+        raise UsageError(f"--sample {sample}: must be at least 1")
+    found = audit(store, sample)
+    said = {
+        "recall_at_10": f"{found.recall:.4f} against exact search, ties counted, by {found.queries:,} vectors",
+        "target": "none: the type is exact" if found.target is None else f"{found.target:g}",
+        "batch_ms": f"{found.batch_ms:.3f} ms a query, all at once",
+        "p50_ms": f"{found.p50_ms:.3f} ms a query, one at a time",
+        "p99_ms": f"{found.p99_ms:.3f} ms",
+        "opened_ms": f"{found.opened_ms:.1f} ms to open it",
+        "private_bytes": f"{size(found.private_bytes)} of memory of this process's own for it",
+        "mapped_bytes": f"{size(found.mapped_bytes)} of its files in memory, shared with others",
+        "disk_bytes": f"{size(found.disk_bytes)} on disk",
+    }
+    values = found.to_json()
+    if found.target is not None and found.recall < found.target:
+        say(
+            f"the recall is below the {found.target:g} that the index was built for; build it again: raypipe index "
+            f"{store.root} --anew"
+        )
+    return [(name, values[name], text) for name, text in said.items()]
+
+
+def _tell(lines: list[tuple[str, Any, str]], format: str) -> None:
+    if format == "json":
+        print(json.dumps({name: value for name, value, _ in lines}))
+        return
+    for name, _, text in lines:
+        print(f"{name.removesuffix('_bytes').removesuffix('_ms').replace('_', ' '):14} {text}")

@@ -1,0 +1,56 @@
+"""The second look at an index."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from index.audit import audit
+from index.build import build_index
+from index.errors import StoreError
+from index.search import Searcher
+
+
+def built(store, kind, recall=0.5):
+    with store.lock():
+        return build_index(store, kind=kind, recall=recall)
+
+
+def test_exact_types_are_exact(builder, vectors):
+    store = builder.embedded(vectors)
+    built(store, "flat")
+    found = audit(store, 100)
+    assert (found.queries, found.recall, found.target) == (100, 1.0, None)
+    assert found.p99_ms >= found.p50_ms > 0
+    assert found.disk_bytes > 500 * 16 * 4
+
+
+def test_recall_is_that_of_brute_force(builder, vectors, cosines):
+    """Few lists are visited, so that some is lost; NumPy counts what."""
+    store = builder.embedded(vectors)
+    info = built(store, "IVF32,Flat", 0.3)
+    found = audit(store, 5000)
+    assert found.queries == 500
+    assert found.target == 0.3
+    assert 0.3 <= found.recall < 1
+    opened = Searcher.open(store)
+    moved = opened.transform.apply(vectors)
+    truth = cosines(moved, moved)
+    np.fill_diagonal(truth, -2)
+    seq_ids, _ = opened.search(vectors, 11)
+    nearest = np.argsort(-truth, axis=1)[:, :10]
+    hit = sum(
+        len(set([one for one in row.tolist() if one not in (line, -1)][:10]) & set(nearest[line].tolist()))
+        for line, row in enumerate(seq_ids)
+    )
+    assert found.recall == pytest.approx(hit / 5000, abs=0.002)
+    assert info.operating["recall_at_10"] == pytest.approx(found.recall, abs=0.1)
+
+
+def test_nothing_to_look_at(builder, vectors):
+    store = builder.embedded(vectors[:1], parts=1)
+    with pytest.raises(StoreError, match="no index yet"):
+        audit(store, 10)
+    built(store, "flat")
+    with pytest.raises(StoreError, match="holds 1 vectors"):
+        audit(store, 10)
