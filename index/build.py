@@ -6,7 +6,6 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -15,12 +14,13 @@ import numpy as np
 
 from index import files, versions
 from index.catalog import write_catalog
-from index.errors import StoreError
+from index.errors import StoreError, UnreachableError
 from index.info import (
     CATALOG,
     FLAT,
     INFO,
     SEGMENTS,
+    TARGET,
     TRAINED,
     TRANSFORM,
     IndexInfo,
@@ -33,8 +33,9 @@ from index.info import (
     rebuild,
     verify_files,
 )
-from index.operating import TARGET, measure
-from index.segments import SegmentJob, full_rows, groups, make_segment, open_segments
+from index.kmeans import Nearest
+from index.operating import Judge, measure
+from index.segments import SegmentJob, full_rows, groups, make_segment, measured_with, open_segments
 from index.store import Embedding, Store
 from index.trained import Trained, learn
 from index.transform_files import describe, find, is_file, of_index, save
@@ -70,6 +71,7 @@ def build_index(
     recall: float = TARGET,
     anew: bool = False,
     compact: bool = False,
+    nearest: Nearest | None = None,
     run: Runner = one_by_one,
     progress: Progress | None = None,
 ) -> IndexInfo:
@@ -93,6 +95,7 @@ def build_index(
         anew: learn and build everything again.
         compact: build the small segments of the live index again as few and large ones. Nothing is learned anew: type,
             transform and recall are those that it has.
+        nearest: finds the nearest of many centroids, to learn lists and to fill them; if None NumPy and FAISS do.
         run: makes the segments.
         progress: called with rows added and rows in all.
 
@@ -124,12 +127,14 @@ def build_index(
         raise StoreError(f"{store.root}: too much came since the index was learned; build it: {rebuild(store, live)}")
     try:
         if standing is None:
-            learned_rows, trained = num_rows, learn(store, embedding, type_, parts, wanted)
+            salt = uuid.uuid4().hex if anew else ""
+            trained = learn(store, embedding, type_, parts, wanted, nearest=nearest, salt=salt)
+            learned_rows = num_rows
             space = describe(trained.transform, transform)
         else:
             learned_rows, trained = standing.learned_rows, Trained(standing.trained, of_index(store, standing))
             space = standing.transform
-        job = SegmentJob(store, type_, embedding.dimension, trained.about, ())
+        job = SegmentJob(store, type_, embedding.dimension, trained.about, (), nearest)
         kept, fresh = _divided(standing, parts, full_rows(embedding.dimension), compact)
         jobs = [replace(job, parts=group) for group in groups(fresh, embedding.dimension)]
         info = IndexInfo(
@@ -164,9 +169,12 @@ def choose_embedding(store: Store, name: str | None) -> Embedding:
         StoreError: there are none, or several of which the user has to choose.
     """
     known = store.embeddings
-    live = None
-    with suppress(StoreError):  # a damaged index is about to be replaced, and must not be in the way
+    try:
         live = current_info(store) if name is None else None
+    except UnreachableError:
+        raise
+    except StoreError:  # damaged, and about to be replaced
+        live = None
     if live is not None and live.embeddings in known:
         name = live.embeddings
     elif name is None and len(known) > 1:
@@ -183,6 +191,8 @@ def _standing(
         if info is None:
             return None
         verify_files(store, info)
+    except UnreachableError:
+        raise
     except StoreError:
         # A damaged index is replaced: that is what the caller asks for. Segments that are whole are found again.
         return None
@@ -257,10 +267,11 @@ def _measured(store: Store, info: IndexInfo, transform: Transform, recall: float
     """
     segments = open_segments(store, info, transform)
     _check_rows(store, np.concatenate([np.empty(0, np.int64), *segments.seq_ids]))
-    if info.type == FLAT:
+    if info.type == FLAT or info.rows < 2:
         return info
     try:
-        return replace(info, operating=measure(segments, transform, recall))
+        judge = Judge(segments, transform, *measured_with(store, info))
+        return replace(info, operating=measure(segments, judge, recall))
     except StoreError as error:
         raise StoreError(f"index type {info.type!r}: {error}") from error
 
@@ -292,19 +303,23 @@ def _publish(store: Store, info: IndexInfo, transform: Transform) -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     versions.publish(index_folder(store), info.version, store.root)
-    _remove_unused(store)
+    _remove_unused(store, info)
 
 
-def _remove_unused(store: Store) -> None:
+def _remove_unused(store: Store, live: IndexInfo) -> None:
     """Segments, and what was learned, of versions that are gone and of builds that were given up."""
-    used: dict[str, set[str]] = {SEGMENTS: set(), TRAINED: set()}
+    needed = [live]
     for version in versions.standing(index_folder(store)):
         try:
-            info = read_info(store, version)
+            needed += [read_info(store, version)] if version != live.version else []
+        except UnreachableError:
+            return  # what cannot be read now may be needed; the next build looks again
         except StoreError:
             continue  # the one before the live one, and damaged: nobody can open it
-        used[TRAINED].add(info.trained["name"])
-        used[SEGMENTS].update(segment.name for segment in info.segments)
+    used = {
+        TRAINED: {info.trained["name"] for info in needed},
+        SEGMENTS: {segment.name for info in needed for segment in info.segments},
+    }
     for kind, names in used.items():
         for folder in (index_folder(store) / kind).glob("*"):
             if folder.name not in names:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,11 +20,13 @@ from index.errors import StoreError
 from index.places import Place, RemotePath, open_stream
 
 CHUNK = 8 << 20
-HASHED_AT_OPEN = 256 << 20
+SPARED_SECONDS = 24 * 3600
 _ORIGINALS: dict[Path, RemotePath] = {}
 
 
-def fetch(root: Place, kind: str, version: str, name: str, *, mend: str, sha256: str | None = None) -> Path:
+def fetch(
+    root: Place, kind: str, version: str, name: str, *, mend: str, sha256: str | None = None, reread: bool = True
+) -> Path:
     """A local path of the file `name`, which is of one version of the index or the annotations.
 
     Args:
@@ -32,6 +35,7 @@ def fetch(root: Place, kind: str, version: str, name: str, *, mend: str, sha256:
             version with an ending, the file itself.
         mend: what to do where it is damaged, for the message.
         sha256: of its content, where it is known. Else size and time tell one content from another.
+        reread: whether the content of a copy that is there already is compared with it; its size always is.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -44,7 +48,7 @@ def fetch(root: Place, kind: str, version: str, name: str, *, mend: str, sha256:
     content = (sha256 or f"{status.st_size}-{status.st_mtime_ns}")[:32]
     store = _of_store(root)
     copy = store / kind / version / content / name
-    if not _is_whole(copy, status.st_size, sha256):
+    if not _is_whole(copy, status.st_size, sha256 if reread else None):
         try:
             if not _fetch(within, copy, status.st_size, sha256):
                 raise StoreError(f"{within}: damaged, it is not what was written; {mend}")
@@ -57,7 +61,8 @@ def fetch(root: Place, kind: str, version: str, name: str, *, mend: str, sha256:
                 f"{copy.parent}: no copy of {within} can be kept there ({error.strerror or error}); make room, or name "
                 f"another folder by RAYPIPE_CACHE"
             ) from error
-        _remove_older(store / kind, version)
+        if version.isdigit():  # else it is shared by versions; see `keep`
+            _remove_older(store / kind, version)
     _ORIGINALS[copy] = within
     return copy
 
@@ -74,7 +79,8 @@ def keep(root: Place, folders: Iterable[str]) -> None:
     needed = {_of_store(root) / folder for folder in folders}
     for parent in {folder.parent for folder in needed}:
         for folder in parent.iterdir() if parent.is_dir() else ():
-            if folder not in needed:
+            # Young ones may be of a build that goes on.
+            if folder not in needed and time.time() - folder.stat().st_mtime > SPARED_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -90,7 +96,7 @@ def _of_store(root: Place) -> Path:
 def _is_whole(copy: Path, size: int, sha256: str | None) -> bool:
     if not copy.is_file() or copy.stat().st_size != size:
         return False
-    if sha256 is None or size > HASHED_AT_OPEN:
+    if sha256 is None:
         return True
     with copy.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == sha256

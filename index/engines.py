@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from index.faiss_runtime import load_faiss
 
 FEW_ROWS = 20_000
 FEW_SHARE = 0.02
+# So few rows that may not be found, such as removed ones, are dropped from what is found without a filter.
+DROPPED_SHARE = 0.05
 # What it costs to compare rows one by one by their fine codes: to decode a row, to compare it with a query. And through
 # the lists that they stand in: to ask whether a row may be found, to compare the code of one that may. In tenths of a
 # microsecond, measured with 100,000 vectors of 1280 values; only the ratios count.
@@ -83,9 +85,9 @@ def open_engine(index: Any, scan: Scan) -> Engine:
     if isinstance(index, faiss.IndexFlat):
         return FlatEngine(index)
     if faiss.try_extract_index_ivf(index) is not None:
-        return IvfEngine(index)
+        return IvfEngine(index, scan)
     if isinstance(index, faiss.IndexHNSW):
-        return HnswEngine(index)
+        return HnswEngine(index, scan)
     return OtherEngine(index, scan)
 
 
@@ -132,8 +134,9 @@ class _Approximate(ABC):
 
     effort_name, max_effort, refines = "", 0, False
 
-    def __init__(self, index: Any):
+    def __init__(self, index: Any, scan: Scan):
         self._index = index
+        self._scan = scan
 
     def search(self, queries: np.ndarray, k: int, mask: np.ndarray | None, effort: Effort) -> Found:
         num_rows = self._index.ntotal
@@ -152,6 +155,10 @@ class _Approximate(ABC):
             again = self._attempt(queries[unfilled], wanted, sel, effort._replace(visits=visits))
             rows[unfilled], scores[unfilled] = again
         how = self._words(sel is not None, first, visits)
+        if (unfilled := np.flatnonzero((rows == NO_HIT).any(axis=1))).size:
+            # A graph over the centroids does not lead to every list, however many are asked for.
+            rows[unfilled], scores[unfilled] = _scanned(self._scan, queries[unfilled], wanted, mask, num_rows)
+            how += f"; {unfilled.size:,} queries compared with all rows"
         return padded(rows, scores, k, how if mask is None else f"{how}, among {allowed:,} of {num_rows:,} rows")
 
     def _compared(self, queries: np.ndarray, k: int, mask: np.ndarray, allowed: int) -> Rows | None:
@@ -177,8 +184,8 @@ class IvfEngine(_Approximate):
 
     effort_name = "nprobe"
 
-    def __init__(self, index: Any):
-        super().__init__(index)
+    def __init__(self, index: Any, scan: Scan):
+        super().__init__(index, scan)
         faiss = load_faiss()
         self.max_effort = int(faiss.extract_index_ivf(index).nlist)
         self.refines = isinstance(index, faiss.IndexRefine)
@@ -208,14 +215,19 @@ class IvfEngine(_Approximate):
 
 
 class HnswEngine(_Approximate):
-    """A graph. Effort is ef_search; a filter is answered by scanning the graph's storage instead."""
+    """A graph. Effort is ef_search; a filter that is not nearly open is answered by scanning the graph's storage."""
 
     effort_name = "ef_search"
 
-    def __init__(self, index: Any):
-        super().__init__(index)
+    def __init__(self, index: Any, scan: Scan):
+        super().__init__(index, scan)
         self.max_effort = max(1, int(index.ntotal))
         self._storage = load_faiss().downcast_index(index.storage)
+
+    def search(self, queries: np.ndarray, k: int, mask: np.ndarray | None, effort: Effort) -> Found:
+        if _nearly_open(mask):
+            return _dropping(super().search, queries, k, mask, effort)
+        return super().search(queries, k, mask, effort)
 
     def _start(self, visits: int | None, wanted: int, allowed: int) -> int:
         return min(self.max_effort, max(visits or 16, wanted))
@@ -231,7 +243,8 @@ class HnswEngine(_Approximate):
 
 
 class OtherEngine:
-    """Any other type: searched as FAISS does without a filter, exactly over the stored vectors with one."""
+    """Any other type: searched as FAISS does without a filter, exactly over the stored vectors with one, unless that is
+    nearly open."""
 
     effort_name, max_effort = "", 0
 
@@ -241,6 +254,11 @@ class OtherEngine:
         self.refines = isinstance(index, load_faiss().IndexRefine)
 
     def search(self, queries: np.ndarray, k: int, mask: np.ndarray | None, effort: Effort) -> Found:
+        if _nearly_open(mask):
+            return _dropping(self._search, queries, k, mask, effort)
+        return self._search(queries, k, mask, effort)
+
+    def _search(self, queries: np.ndarray, k: int, mask: np.ndarray | None, effort: Effort) -> Found:
         num_rows = self._index.ntotal
         if mask is not None:
             return padded(*self._scan(queries, k, mask), k, _each(int(np.count_nonzero(mask)), num_rows))
@@ -248,9 +266,39 @@ class OtherEngine:
         coarse = _nested(self._index, None, effort.k_factor or K_FACTOR) if self.refines else None
         rows, scores = _by_distance(self._index, queries, wanted, coarse)
         if (unfilled := np.flatnonzero((rows == NO_HIT).any(axis=1))).size:
-            everything = np.ones(num_rows, dtype=bool)
-            rows[unfilled], scores[unfilled] = self._scan(queries[unfilled], wanted, everything)
-        return padded(rows, scores, k, "all codes compared")
+            rows[unfilled], scores[unfilled] = _scanned(self._scan, queries[unfilled], wanted, mask, num_rows)
+        return padded(rows, scores, k, "as FAISS searches this type")
+
+
+def _dropping(search: Callable[..., Found], queries: np.ndarray, k: int, mask: np.ndarray, effort: Effort) -> Found:
+    """Search for some more than k without a filter, and drop what may not be found; with the filter where too few are
+    left."""
+    allowed = int(np.count_nonzero(mask))
+    wanted, gone = min(k, allowed), len(mask) - allowed
+    fetch = min(len(mask), wanted + min(gone, wanted + 16))
+    rows, scores = _living(search(queries, fetch, None, effort), mask, wanted)
+    how = f"{fetch:,} neighbours, without {gone:,} of {len(mask):,} rows"
+    if (unfilled := np.flatnonzero((rows == NO_HIT).any(axis=1))).size:
+        again = search(queries[unfilled], wanted, mask, effort)
+        rows[unfilled], scores[unfilled] = again.rows, again.scores
+        how += f"; for {unfilled.size:,} queries {again.how}"
+    return padded(rows, scores, k, how)
+
+
+def _living(found: Found, mask: np.ndarray, k: int) -> Rows:
+    """The first k of each line that may be found; NO_HIT and -inf where they are fewer."""
+    gone = (found.rows == NO_HIT) | ~mask[found.rows]
+    order = np.argsort(gone, axis=1, kind="stable")[:, :k]
+    rows, scores = np.where(gone, NO_HIT, found.rows), np.where(gone, np.float32(-np.inf), found.scores)
+    return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+
+
+def _nearly_open(mask: np.ndarray | None) -> TypeGuard[np.ndarray]:
+    return mask is not None and bool(np.count_nonzero(mask) >= (1 - DROPPED_SHARE) * len(mask))
+
+
+def _scanned(scan: Scan, queries: np.ndarray, k: int, mask: np.ndarray | None, num_rows: int) -> Rows:
+    return scan(queries, k, np.ones(num_rows, dtype=bool) if mask is None else mask)
 
 
 def _by_distance(index: Any, queries: np.ndarray, k: int, parameters: Any) -> Rows:

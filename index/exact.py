@@ -66,29 +66,47 @@ def exact_search(
     Returns:
         ids (Q, k') and cosines (Q, k') with k' = min(k, rows seen), by (score descending, id ascending).
     """
-    ids = np.empty((len(queries), 0), dtype=np.int64)
-    scores = np.empty((len(queries), 0), dtype=np.float32)
-    for block_ids, vectors in blocks:
-        found, values = _block_top(block_ids, vectors, queries, k)
-        ids, scores = best(np.hstack([ids, found]), np.hstack([scores, values]), k)
-    return ids, scores
+    found = TopK(queries, k)
+    for ids, vectors in blocks:
+        found.see(ids, vectors)
+    return found.ids, found.scores
 
 
-def _block_top(ids: np.ndarray, vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The block's k best of each query; ties at the edge of float32 rounding are settled by `rescore`."""
-    if len(ids) == 0:
-        return np.empty((len(queries), 0), dtype=np.int64), np.empty((len(queries), 0), dtype=np.float32)
-    keep = min(k, len(ids))
-    found = np.empty((len(queries), keep), dtype=np.int64)
-    values = np.empty((len(queries), keep), dtype=np.float32)
-    height = max(1, _CHUNK_BYTES // (4 * len(ids)))
-    for top in range(0, len(queries), height):
-        part = queries[top : top + height]
-        rough = part @ vectors.T
-        floors = np.partition(rough, len(ids) - keep, axis=1)[:, len(ids) - keep] - ROUNDING
-        for line, (scores, floor) in enumerate(zip(rough, floors, strict=True)):
-            rows = np.flatnonzero(scores >= floor)
-            exact = rescore(rows[None], part[line : line + 1], vectors)
-            chosen, kept = best(ids[rows][None], exact, keep)
-            found[top + line], values[top + line] = chosen[0], kept[0]
-    return found, values
+class TopK:
+    """The k best of each query among all that was seen; ties at the edge of float32 rounding are settled by `rescore`.
+
+    Attributes:
+        ids, scores: (Q, k') with k' = min(k, rows seen), by (score descending, id ascending).
+    """
+
+    def __init__(self, queries: np.ndarray, k: int):
+        self._queries, self._k = queries, k
+        self.ids = np.empty((len(queries), 0), dtype=np.int64)
+        self.scores = np.empty((len(queries), 0), dtype=np.float32)
+
+    def see(self, ids: np.ndarray, vectors: np.ndarray) -> None:
+        """Compare all queries with ids (n,) and unit vectors (n, D) float32."""
+        if len(ids) == 0 or len(self._queries) == 0:
+            return
+        height = max(1, _CHUNK_BYTES // (4 * len(ids)))
+        seen = [self._merged(slice(top, top + height), ids, vectors) for top in range(0, len(self._queries), height)]
+        self.ids, self.scores = (np.concatenate(each) for each in zip(*seen, strict=True))
+
+    def _merged(self, lines: slice, ids: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        queries, had, scores = self._queries[lines], self.ids[lines], self.scores[lines]
+        rough = queries @ vectors.T
+        if had.shape[1] == self._k:  # what is below the k-th place cannot come in any more
+            floors = scores[:, -1] - ROUNDING
+        else:
+            keep = min(self._k, len(ids))
+            floors = np.partition(rough, len(ids) - keep, axis=1)[:, len(ids) - keep] - ROUNDING
+        above = rough >= floors[:, None]
+        width = int(above.sum(axis=1).max())
+        found = np.full((len(queries), width), NO_HIT, dtype=np.int64)
+        values = np.full((len(queries), width), -np.inf, dtype=np.float32)
+        for line in np.flatnonzero(above.any(axis=1)):
+            rows = np.flatnonzero(above[line])
+            found[line, : len(rows)] = ids[rows]
+            values[line, : len(rows)] = rescore(rows[None], queries[line : line + 1], vectors)[0]
+        kept = min(self._k, had.shape[1] + len(ids))
+        return best(np.hstack([had, found]), np.hstack([scores, values]), kept)

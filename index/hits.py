@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from index import duck
 from index.annotation_tables import ALIAS, AnnotationTable, attach, list_tables, live_database
-from index.catalog import take_living
+from index.catalog import Catalog, take_living
 from index.errors import StoreError
 from index.exact import NO_HIT
 from index.predictions import hit_columns, predictions_of
 from index.removals import living_records
-from index.search import Searcher
 from index.store import Store
 
 BASE = ("query", "rank", "id", "score", "length", "description")
 ON_REQUEST = ("seq_id", "n_records")
 
 
+class Catalogued(Protocol):
+    """An opened index: a `Searcher`, or what stands for one."""
+
+    catalog: Catalog
+
+
 def hit_table(
     store: Store,
-    searcher: Searcher,
+    searcher: Catalogued,
     queries: Sequence[str],
     seq_ids: np.ndarray,
     scores: np.ndarray,

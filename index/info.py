@@ -7,11 +7,11 @@ import json
 import math
 import shlex
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 from index import copies, versions
-from index.copies import HASHED_AT_OPEN
 from index.errors import StoreError
 from index.places import Place, open_stream, transport_errors
 from index.store import Store
@@ -25,7 +25,10 @@ TRANSFORM = "transform.npz"
 SEGMENTS = "segments"
 TRAINED = "trained"
 FLAT = "Flat"
+HASHED_AT_OPEN = 256 << 20  # of all files of an index together
 EXHAUSTIVE_BELOW = 300_000
+TARGET = 0.99
+"""Recall@10 that an approximate type has to reach, unless another is asked for."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,17 @@ class IndexInfo:
         }
         return {f"{folder}/{name}": known for folder, held in folders.items() for name, known in held.items()}
 
+    @cached_property
+    def reread(self) -> set[str]:
+        """Files whose content is compared whenever the index is opened: the smaller ones, HASHED_AT_OPEN in all."""
+        found, total = set(), 0
+        for path, known in sorted(self.files.items(), key=lambda item: item[1]["bytes"]):
+            total += known["bytes"]
+            if total > HASHED_AT_OPEN:
+                break
+            found.add(path)
+        return found
+
     @property
     def space(self) -> str:
         """The transform and its reason, in words."""
@@ -141,19 +155,20 @@ def held_file(store: Store, info: IndexInfo, path: str) -> Path:
     known = info.files.get(path)
     if known is None:
         raise StoreError(f"{index_folder(store) / info.version / INFO}: damaged, it does not name {path}; {mend}")
-    return local_file(store, path, known, mend)
+    return local_file(store, path, known, mend, reread=path in info.reread)
 
 
-def local_file(store: Store, path: str, known: dict[str, Any], mend: str) -> Path:
+def local_file(store: Store, path: str, known: dict[str, Any], mend: str, *, reread: bool = True) -> Path:
     """As `held_file`, of an index that need not be published.
 
     Args:
         known: bytes and sha256 of the file.
         mend: what to do where it is damaged, for the message.
+        reread: whether to compare the content of a copy that is there already, not its size alone.
     """
     folder, _, name = path.rpartition("/")
     try:
-        return copies.fetch(store.root, INDEX, folder, name, mend=mend, sha256=known["sha256"])
+        return copies.fetch(store.root, INDEX, folder, name, mend=mend, sha256=known["sha256"], reread=reread)
     except FileNotFoundError as error:
         raise StoreError(f"{index_folder(store) / path}: missing; {mend}") from error
 
@@ -206,6 +221,8 @@ def rebuild(store: Store, info: IndexInfo | None = None) -> str:
         asked = info.transform.get("asked", "none")
         options += [] if info.type == choose_type(info.rows) else ["--type", info.type]
         options += [] if asked == "auto" else ["--transform", asked]
+        target = info.operating.get("target", TARGET)
+        options += [] if target == TARGET else ["--recall", f"{target:g}"]
     return " ".join(["raypipe index", str(store.root), *map(shlex.quote, options)])
 
 
@@ -219,8 +236,8 @@ def checksum(file: Place) -> dict[str, Any]:
 def verify_files(store: Store, info: IndexInfo, *, thorough: bool = False) -> None:
     """Compare the files of an index with what index.json says of them.
 
-    Sizes are always compared; contents of files up to 256 MiB too, of larger ones only if `thorough`, since opening
-    an index shall not read it whole.
+    Sizes are always compared; contents of the smaller files too, see `IndexInfo.reread`, of the others only if
+    `thorough`, since opening an index shall not read it whole.
 
     Raises:
         StoreError: a file is missing, truncated or altered.
@@ -235,5 +252,6 @@ def verify_files(store: Store, info: IndexInfo, *, thorough: bool = False) -> No
             raise StoreError(
                 f"{file}: damaged, {size} bytes instead of {expected['bytes']}; build the index again: {command}"
             )
-        if (thorough or size <= HASHED_AT_OPEN) and checksum(file)["sha256"] != expected["sha256"]:
-            raise StoreError(f"{file}: damaged, its checksum differs; build the index again: {command}")
+        if (thorough or path in info.reread) and checksum(file)["sha256"] != expected["sha256"]:
+            # Anew: a file that is too large to be read whenever the index is opened would be taken as it is.
+            raise StoreError(f"{file}: damaged, its checksum differs; build the index again: {command} --anew")

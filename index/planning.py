@@ -1,7 +1,7 @@
 """What an index would take, before it is built: memory, disk, and time on this machine.
 
 Sizes are arithmetic over what FAISS says of a type; times are those of a small trial here, scaled by the operations.
-Shapes: D values of a vector.
+Shapes: D values of a vector as stored, E of one as it is indexed.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from index.errors import StoreError
 from index.faiss_runtime import load_faiss
 from index.info import FLAT, choose_type
 from index.segments import full_rows
-from index.trained import TRAINING_PER_LIST, reason
-from index.transforms import Transform, sample_size
+from index.trained import reason, training_rows
+from index.transforms import Kind, Transform, check_kind, choose_kind, sample_size
 
 TRIAL = 4096
+AUTO = Kind("auto")
 ITERATIONS = 10  # of k-means, as FAISS has it for inverted lists
 
 
@@ -31,7 +32,7 @@ class IndexPlan:
     Attributes:
         type: "Flat" or a FAISS factory string.
         rows: vectors.
-        dimension: values of a vector.
+        dimension: values of a vector as it is indexed.
         hot_bytes: what searches read again and again: it should fit into memory.
         disk_bytes: of the files; what is not hot is read at some places for each query.
         build_bytes: memory that a build needs at the most, beside that of the system.
@@ -48,33 +49,48 @@ class IndexPlan:
 
 
 def plan_index(
-    rows: int, dimension: int, kind: str = "auto", *, transformed: bool = True, trial: bool = False
+    rows: int, dimension: int, kind: str = "auto", *, transform: Kind | Transform = AUTO, trial: bool = False
 ) -> IndexPlan:
     """What an index of `rows` vectors would take.
 
     Args:
+        dimension: D.
         kind: "auto", "flat" or a FAISS factory string.
-        transformed: whether vectors are whitened or turned first.
+        transform: what the vectors go through first, as `index.transform_files.find` gives it.
         trial: whether to try for a second or two how fast this machine is.
 
     Raises:
-        StoreError: FAISS does not know the type for so many dimensions.
+        StoreError: FAISS does not know the type for so many dimensions, or the transform needs more of them or more
+            rows.
     """
     type_ = FLAT if kind.lower() == "flat" else choose_type(rows) if kind.lower() == "auto" else kind
-    index = _made(type_, dimension)
+    if isinstance(transform, Kind):
+        transform = choose_kind(rows)[0] if transform.name == "auto" else transform
+        if transform.name != "none":
+            check_kind(transform, rows, dimension)
+        indexed, learned_on = transform.axes or dimension, min(rows, sample_size(dimension))
+    else:
+        indexed, learned_on = transform.out_dimension, 0
+    index = _made(type_, indexed)
     hot, cold, fixed = _bytes_of(index)
     # The seq_id of each row.
     hot_bytes = (hot + 8) * rows + fixed
     most = min(rows, full_rows(dimension))
-    training = 4 * dimension * min(rows, max(sample_size(dimension), _training_rows(index)))
+    trained_on = 0 if type_ == FLAT else min(rows, training_rows(_lists(index)))
+    # The sample as it is stored; with it copies for the transform (as picked, of length 1, and the latter in float64),
+    # then what lists are learned from as it is indexed.
+    sample = dimension * max(learned_on, trained_on)
+    training = 4 * (sample + max(4 * dimension * learned_on, indexed * trained_on))
+    # Codes grow by doubling, but for those of the flat type.
+    growing = (hot + cold + 8) * most * (1 if type_ == FLAT else 2) + fixed
     return IndexPlan(
         type_,
         rows,
-        dimension,
+        indexed,
         hot_bytes,
         hot_bytes + cold * rows,
-        max((hot + cold + 8) * most + fixed, training),
-        _core_seconds(index, type_, rows, dimension, transformed) if trial and rows else None,
+        max(growing, training),
+        _core_seconds(index, type_, rows, dimension, transform) if trial and rows else None,
     )
 
 
@@ -111,38 +127,36 @@ def _lists(index: Any) -> int:
     return 0 if lists is None else lists.nlist
 
 
-def _training_rows(index: Any) -> int:
-    return TRAINING_PER_LIST * _lists(index)
-
-
-def _core_seconds(index: Any, type_: str, rows: int, dimension: int, transformed: bool) -> float:
+def _core_seconds(index: Any, type_: str, rows: int, dimension: int, transform: Kind | Transform) -> float:
     """One core's time: learning, transforming, finding the lists of each vector, encoding it."""
     faiss = load_faiss()
     generator = np.random.default_rng(0)
-    vectors = generator.standard_normal((TRIAL, dimension)).astype(np.float32)
+    vectors = generator.standard_normal((TRIAL, index.d)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
         lists = _lists(index)
         few = 16 if lists else 0
-        trial = _made(type_.replace(f"IVF{lists}_HNSW32", f"IVF{few}").replace(f"IVF{lists}", f"IVF{few}"), dimension)
+        trial = _made(type_.replace(f"IVF{lists}_HNSW32", f"IVF{few}").replace(f"IVF{lists}", f"IVF{few}"), index.d)
         if not trial.is_trained:
             trial.train(vectors)
         each = _timed(lambda: trial.add(vectors)) / TRIAL
         if isinstance(faiss.downcast_index(trial), faiss.IndexHNSW):
             each *= max(1.0, math.log(rows) / math.log(TRIAL))  # the way to a place in the graph
-        if transformed:
-            matrix = generator.standard_normal((dimension, dimension)).astype(np.float32)
-            moved = Transform("whiten", dimension, np.zeros(dimension, np.float32), matrix)
-            each += _process_timed(lambda: moved.apply(vectors)) / TRIAL
-        flat = faiss.IndexFlatL2(dimension)
+        if isinstance(transform, Kind):  # what it will hold does not matter
+            mean = None if transform.name == "none" else np.zeros(dimension, np.float32)
+            matrix = None if transform.name in ("none", "center") else np.ones((dimension, index.d), np.float32)
+            transform = Transform(str(transform), dimension, mean, matrix)
+        stored = generator.standard_normal((TRIAL, dimension)).astype(np.float32)
+        each += _process_timed(lambda: transform.apply(stored, precise=type_ == FLAT)) / TRIAL
+        flat = faiss.IndexFlatL2(index.d)
         flat.add(vectors)
         compared = _timed(lambda: flat.search(vectors, 1)) / TRIAL**2  # one vector with one other
     finally:
         faiss.omp_set_num_threads(threads)
     graph = lists if "_HNSW" not in type_ else 32 * math.log2(max(2, lists))
-    learned = ITERATIONS * min(rows, TRAINING_PER_LIST * lists) * lists * compared
+    learned = ITERATIONS * min(rows, training_rows(lists)) * lists * compared
     return rows * (each + graph * compared) + learned
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from index.info import (
     current_info,
     held_file,
     index_folder,
+    read_info,
     rebuild,
     verify_files,
 )
@@ -86,26 +88,40 @@ class Searcher:
         self._living = self.allow(None) if len(removed) else None
 
     @classmethod
-    def open(cls, store: Store, *, allow_stale: bool = False, thorough: bool = False) -> Searcher:
+    def open(
+        cls,
+        store: Store,
+        *,
+        allow_stale: bool = False,
+        thorough: bool = False,
+        version: str | None = None,
+        only: Sequence[str] | None = None,
+    ) -> Searcher:
         """Open the live index; its vectors stay on disk, memory-mapped.
 
         Args:
             allow_stale: search an index that is older than the store's embeddings or sources.
             thorough: compare the checksums of large files too, which reads them whole.
+            version: to open, instead of the live one.
+            only: names of segments, to search these alone.
 
         Raises:
             StaleIndexError: embeddings or sources changed since the index was built.
             StoreError: no index is built yet, or it is damaged.
         """
-        info = current_info(store)
+        info = current_info(store) if version is None else read_info(store, version)
         if info is None:
             raise StoreError(f"{store.root}: no index yet; build one with: {rebuild(store)}")
-        if thorough or not isinstance(store.root, RemotePath):  # else its copies are compared, see `held_file`
-            verify_files(store, info, thorough=thorough)
         if not allow_stale:
             _refuse_stale(store, info)
+        if only is not None:
+            info = replace(info, segments=[segment for segment in info.segments if segment.name in only])
+        if thorough or not isinstance(store.root, RemotePath):  # else its copies are compared, see `held_file`
+            verify_files(store, info, thorough=thorough)
         transform = of_index(store, info)
         opened = cls(store, info, open_segments(store, info, transform), transform, removed_sequences(store))
+        if only is not None:  # others on this machine may have copies of other segments
+            return opened
         folders = {path.rpartition("/")[0] for path in info.files} - {info.version}
         copies.keep(store.root, [f"{INDEX}/{folder}" for folder in folders])
         return opened
@@ -167,14 +183,15 @@ class Searcher:
         how: dict[str, Any] = {
             "version": self.info.version,
             "type": self.info.type,
-            "rows": self.info.rows,
-            "allowed": self.info.rows if bitmaps is None else bitmaps.rows,
+            "rows": self.segments.rows,
+            "allowed": self.segments.rows if bitmaps is None else bitmaps.rows,
         }
-        if self.info.rows == 0 or len(queries) == 0:
+        if self.segments.rows == 0 or len(queries) == 0:
             shape = (len(queries), k)
             nothing = np.full(shape, NO_HIT, dtype=np.int64), np.full(shape, np.nan, dtype=np.float32)
             return Found(*nothing, {**how, "searched": []})
-        queries = self.transform.apply(as_stored(queries, self._dtype), np.arange(1, len(queries) + 1), "query")
+        labels, precise = np.arange(1, len(queries) + 1), exact or self.info.type == FLAT
+        queries = self.transform.apply(as_stored(queries, self._dtype), labels, "query", precise=precise)
         masks = None if bitmaps is None else bitmaps.masks
         if exact and self.info.type != FLAT:
             seq_ids, scores = _widened(*self.segments.exact(queries, k, masks), k)

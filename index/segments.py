@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from index import wholes
 from index.engines import Effort, Engine, open_engine
-from index.errors import StoreError
-from index.exact import NO_HIT, best, exact_search
+from index.errors import StaleIndexError, StoreError
+from index.exact import NO_HIT, TopK, best, exact_search
 from index.faiss_runtime import load_faiss
 from index.info import (
     FLAT,
@@ -32,15 +33,18 @@ from index.info import (
     local_file,
     rebuild,
 )
+from index.inverted import Filler, may_share, write_without_centroids
+from index.kmeans import Nearest
 from index.store import Store
 from index.trained import reason
 from index.transform_files import load
 from index.transforms import Transform, transformed
+from index.truth import KEPT, QUERIES, TRUTH, Queries, Truth, load_queries, load_truth, merged, save_truth
 from index.vectors import Part
 
-FORMAT = 1
-# What the vectors of one segment may take as float32: that much memory a build needs, at the most, whatever the type.
-SEGMENT_BYTES = 8 << 30
+FORMAT = 2
+# What the vectors of one segment may take as float32, whatever the type; see `index.planning` for what a build needs.
+SEGMENT_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class SegmentJob:
         dimension: of the vectors as stored.
         trained: as `index.trained.learn` gives it: name and checksums.
         parts: the files whose vectors go in.
+        nearest: finds the list of each vector, where lists are many; FAISS does if None. Not a part of the name: it
+            says how, not what.
     """
 
     store: Store
@@ -60,11 +66,12 @@ class SegmentJob:
     dimension: int
     trained: dict[str, Any]
     parts: tuple[Part, ...]
+    nearest: Nearest | None = None
 
     @property
     def name(self) -> str:
         """Of the segment's folder."""
-        return wholes.content_name(FORMAT, self.trained["name"], [part.to_json() for part in self.parts])
+        return wholes.content_name(FORMAT, self.trained, [part.to_json() for part in self.parts])
 
     @property
     def rows(self) -> int:
@@ -107,35 +114,49 @@ def make_segment(job: SegmentJob, progress: Callable[[int], None] | None = None)
         trained = index_folder(job.store) / TRAINED / job.trained["name"]
         learned = TRANSFORM in job.trained["checksums"]
         transform = load(trained / TRANSFORM) if learned else Transform("none", job.dimension)
-        path, known = f"{TRAINED}/{job.trained['name']}/{VECTORS}", job.trained["checksums"][VECTORS]
-        index = load_faiss().read_index(str(local_file(job.store, path, known, "build the index again")))
+        empty = _trained_file(job, VECTORS)
+        queries = None if job.type == FLAT else load_queries(_trained_file(job, QUERIES))
         with wholes.publishing(job.store.root, folder, about) as temporary:
             try:
-                seq_ids = _fill(index, job, transform, progress)
-                _write_without_lists(index, str(temporary / VECTORS))
+                index = load_faiss().read_index(str(empty))
+                seq_ids, truth = _fill(index, job, transform, queries, progress)
+                write_without_centroids(index, str(temporary / VECTORS))
             except RuntimeError as error:
                 raise StoreError(f"{job.store.root}: FAISS cannot build {job.type!r}: {reason(error)}") from error
             np.save(temporary / ROWS, seq_ids)
+            if truth is not None:
+                save_truth(truth, temporary / TRUTH)
     elif progress is not None:
         progress(job.rows)
     return Segment(job.name, job.rows, [part.to_json() for part in job.parts], about["checksums"])
 
 
-def _fill(index: Any, job: SegmentJob, transform: Transform, progress: Callable[[int], None] | None) -> np.ndarray:
-    """Put the vectors in; returns the seq_id of each row."""
+def _trained_file(job: SegmentJob, name: str) -> Path:
+    path, known = f"{TRAINED}/{job.trained['name']}/{name}", job.trained["checksums"][name]
+    return local_file(job.store, path, known, "build the index again")
+
+
+def _fill(
+    index: Any, job: SegmentJob, transform: Transform, queries: Queries | None, progress: Callable[[int], None] | None
+) -> tuple[np.ndarray, Truth | None]:
+    """Put the vectors in; returns the seq_id of each row, and what stands nearest to the queries."""
     seq_ids = np.empty(job.rows, dtype=np.int64)
     held = _reserve(index, job.rows) if job.type == FLAT and job.rows else None
+    filler = Filler(index, job.nearest)
+    found = None if queries is None else TopK(queries.vectors, KEPT)
     done = 0
-    for ids, vectors in transformed(job.parts, transform):
+    for ids, vectors in transformed(job.parts, transform, precise=job.type == FLAT):
         if held is not None:
             held[done : done + len(ids)] = vectors
         else:
-            index.add(vectors)
+            filler.add(vectors)
+        if found is not None:
+            found.see(ids, vectors)
         seq_ids[done : done + len(ids)] = ids
         done += len(ids)
         if progress is not None:
             progress(len(ids))
-    return seq_ids
+    return seq_ids, None if found is None else Truth(found.ids, found.scores)
 
 
 def _reserve(index: Any, rows: int) -> np.ndarray:
@@ -143,27 +164,6 @@ def _reserve(index: Any, rows: int) -> np.ndarray:
     index.codes.resize(4 * rows * index.d)
     index.ntotal = rows
     return load_faiss().rev_swig_ptr(index.get_xb(), rows * index.d).reshape(rows, index.d)
-
-
-def _write_without_lists(index: Any, path: str) -> None:
-    """Write an index without the centroids of its lists, which `Segments` takes from what all segments share."""
-    faiss = load_faiss()
-    lists = faiss.try_extract_index_ivf(index)
-    if lists is None or not _may_share(lists):
-        faiss.write_index(index, path)
-        return
-    own, owned = lists.quantizer, lists.own_fields
-    nothing = faiss.IndexFlatL2(lists.d)
-    lists.own_fields, lists.quantizer = False, nothing
-    try:
-        faiss.write_index(index, path)
-    finally:
-        lists.quantizer, lists.own_fields = own, owned
-
-
-def _may_share(lists: Any) -> bool:
-    """Whether an index of inverted lists can be read without its centroids; product quantizers make tables of them."""
-    return not hasattr(load_faiss().downcast_index(lists), "pq")
 
 
 class Segments:
@@ -228,6 +228,9 @@ class Segments:
             all_ids.append(np.where(none, NO_HIT, known[np.maximum(rows, 0)]))
             all_scores.append(np.where(none, np.float32(-np.inf), values))
             how.append(way)
+        if not how:
+            shape = (len(queries), k)
+            return np.full(shape, NO_HIT, np.int64), np.full(shape, np.nan, np.float32), how
         ids, scores = best(np.hstack(all_ids), np.hstack(all_scores), k)
         scores[ids == NO_HIT] = np.nan
         return ids, scores, how
@@ -247,6 +250,8 @@ class Segments:
     def _blocks(self, place: int, mask: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         start = 0
         for ids, vectors in transformed(self._parts[place], self._transform):
+            if not np.array_equal(ids, self.seq_ids[place][start : start + len(ids)]):
+                raise StaleIndexError("the vectors that were indexed are not there any more; build the index again")
             chosen = slice(None) if mask is None else mask[start : start + len(ids)]
             start += len(ids)
             yield ids[chosen], vectors[chosen]
@@ -280,7 +285,7 @@ def open_segments(store: Store, info: IndexInfo, transform: Transform) -> Segmen
                     f"{index_folder(store) / path}: damaged index, {index.ntotal} vectors of {index.d} values and "
                     f"{len(ids)} ids where index.json says {segment.rows} of {info.dimension}; {mend}"
                 )
-            if lists is not None and _may_share(lists):
+            if lists is not None and may_share(lists):
                 own = faiss.extract_index_ivf(index)
                 own.own_fields, own.quantizer = False, lists.quantizer
             indexes.append(index)
@@ -294,3 +299,10 @@ def parts_of(store: Store, info: IndexInfo, segment: Segment) -> list[Part]:
     """The files of vectors that a segment was built from; whether they changed since is another question."""
     folder = store.root / "embeddings" / info.embeddings
     return [Part(folder / part["name"], part["rows"], part["bytes"], part["digest"]) for part in segment.parts]
+
+
+def measured_with(store: Store, info: IndexInfo) -> tuple[Queries, Truth]:
+    """The queries that were put aside for an approximate index, and their true neighbours in all its segments."""
+    queries = load_queries(held_file(store, info, f"{TRAINED}/{info.trained['name']}/{QUERIES}"))
+    paths = [f"{SEGMENTS}/{segment.name}/{TRUTH}" for segment in info.segments]
+    return queries, merged([load_truth(held_file(store, info, path)) for path in paths])

@@ -3,28 +3,31 @@
 That empty index holds what was learned, such as the centroids of inverted lists: equal vectors get equal codes in every
 segment, and a search over many segments looks at the lists that a search over one would.
 
-Shapes: n rows, D values of a vector as stored.
+Shapes: n rows, D values of a vector as stored, E values as it is indexed.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from index import wholes
+from index import inverted, wholes
 from index.errors import StoreError
 from index.faiss_runtime import load_faiss
 from index.info import FLAT, TRAINED, TRANSFORM, VECTORS, index_folder
+from index.kmeans import Nearest
 from index.store import Embedding, Store
 from index.transform_files import load, save
 from index.transforms import Kind, Transform, fit, sample_size
-from index.vectors import Part, unit_batches
+from index.truth import QUERIES, SAMPLE, Queries, save_queries
+from index.vectors import BATCH_BYTES, Part, batches, unit_rows
 
-FORMAT = 1
-TRAINING_PER_LIST = 64
+FORMAT = 2
 SEED = 20_261_122
 
 
@@ -41,8 +44,23 @@ class Trained:
     transform: Transform
 
 
-def learn(store: Store, embedding: Embedding, type_: str, parts: Sequence[Part], wanted: Kind | Transform) -> Trained:
+def learn(
+    store: Store,
+    embedding: Embedding,
+    type_: str,
+    parts: Sequence[Part],
+    wanted: Kind | Transform,
+    *,
+    nearest: Nearest | None = None,
+    salt: str = "",
+) -> Trained:
     """Learn transform and lists from a sample of the vectors in `parts`; or take what an earlier try has learned.
+
+    For an approximate type others are put aside, to measure its recall with.
+
+    Args:
+        nearest: finds the nearest of many centroids; NumPy does if None.
+        salt: what was learned with another one is not taken.
 
     Raises:
         StoreError: the type is unknown to FAISS or needs more rows, the transform needs more rows, or a vector is zero
@@ -50,71 +68,114 @@ def learn(store: Store, embedding: Embedding, type_: str, parts: Sequence[Part],
     """
     asked = wanted.digest if isinstance(wanted, Transform) else str(wanted)
     inputs = [part.to_json() for part in parts]
-    name = wholes.content_name(FORMAT, type_, embedding.fingerprint, asked, SEED, inputs)
+    name = wholes.content_name(FORMAT, type_, embedding.fingerprint, asked, SEED, inputs, salt)
     folder = index_folder(store) / TRAINED / name
     about = wholes.standing(folder)
-    if about is not None and isinstance(wanted, Kind):
+    if about is None:
+        about = {"name": name}
+        with wholes.publishing(store.root, folder, about) as temporary:
+            wanted = _learn(embedding, type_, parts, wanted, nearest, temporary)
+            about["reason"] = wanted.reason
+    elif isinstance(wanted, Kind):
         learned = TRANSFORM in about["checksums"]
         wanted = load(folder / TRANSFORM) if learned else Transform("none", embedding.dimension)
         wanted = replace(wanted, reason=about["reason"])
-    if about is None:
-        if isinstance(wanted, Kind):
-            learned_on = sample(parts, embedding.dimension, sample_size(embedding.dimension))
-            wanted = fit(learned_on, str(wanted), fingerprint=embedding.fingerprint)
-        about = {"name": name, "reason": wanted.reason}
-        with wholes.publishing(store.root, folder, about) as temporary:
-            if wanted.mean is not None:
-                save(wanted, temporary / TRANSFORM)
-            load_faiss().write_index(_empty(type_, parts, wanted), str(temporary / VECTORS))
     assert isinstance(wanted, Transform)
     return Trained({"name": name, "checksums": about["checksums"]}, wanted)
 
 
-def _empty(type_: str, parts: Sequence[Part], transform: Transform) -> Any:
-    """The FAISS index without vectors, its lists learned."""
+def _learn(
+    embedding: Embedding,
+    type_: str,
+    parts: Sequence[Part],
+    wanted: Kind | Transform,
+    nearest: Nearest | None,
+    folder: Path,
+) -> Transform:
+    """Write what was learned into `folder`."""
+    num_rows = sum(part.rows for part in parts)
+    order = np.random.default_rng(SEED).permutation(num_rows)
+    lists = _num_lists(type_)
+    to_fit = order[: sample_size(embedding.dimension)] if isinstance(wanted, Kind) else order[:0]
+    to_train = order[:0] if type_ == FLAT else order[: training_rows(lists)]
+    # From the other end: none that anything was learned from, where there are enough.
+    to_ask = order[:0] if type_ == FLAT else np.sort(order[-SAMPLE:])
+    rows = np.unique(np.concatenate([to_fit, to_train, to_ask]))
+    seq_ids, vectors = _picked(parts, rows, embedding.dimension)
+    if isinstance(wanted, Kind):
+        learned_on = vectors[np.searchsorted(rows, np.sort(to_fit))]
+        wanted = fit(learned_on, str(wanted), fingerprint=embedding.fingerprint)
+    if wanted.mean is not None:
+        save(wanted, folder / TRANSFORM)
+    index = _untrained(type_, wanted.out_dimension)
+    if len(to_ask):
+        places = np.searchsorted(rows, to_ask)
+        queries = wanted.apply(vectors[places], seq_ids[places], "seq_id")
+        save_queries(Queries(seq_ids[places], queries), folder / QUERIES)
+    try:
+        if not index.is_trained:
+            if num_rows < lists:
+                raise StoreError(
+                    f"index type {type_!r} needs {lists} vectors to train, the store has {num_rows}; use flat"
+                )
+            places = np.searchsorted(rows, to_train)
+            inverted.train(index, _moved(vectors, places, seq_ids, wanted), nearest, SEED)
+        load_faiss().write_index(index, str(folder / VECTORS))
+    except RuntimeError as error:
+        raise StoreError(f"FAISS cannot build {type_!r}: {reason(error)}") from error
+    return wanted
+
+
+def _untrained(type_: str, dimension: int) -> Any:
     faiss = load_faiss()
-    dimension = transform.out_dimension
     if type_ == FLAT:
         return faiss.IndexFlatIP(dimension)
     if "IDMap" in type_:
         raise StoreError(f"index type {type_!r}: leave IDMap out, the store keeps the ids itself")
     try:
-        index = faiss.index_factory(dimension, type_, faiss.METRIC_L2)
+        return faiss.index_factory(dimension, type_, faiss.METRIC_L2)
     except RuntimeError as error:
         raise StoreError(
             f"index type {type_!r}: FAISS does not know it for {dimension} dimensions ({reason(error)}); "
             "use flat, auto, or a factory string such as HNSW32 or IVF1024,SQ8"
         ) from error
-    if index.is_trained:
-        return index
-    lists = faiss.try_extract_index_ivf(index)
-    num_lists = lists.nlist if lists is not None else 256
-    num_rows = sum(part.rows for part in parts)
-    if num_rows < num_lists:
-        raise StoreError(f"index type {type_!r} needs {num_lists} vectors to train, the store has {num_rows}; use flat")
-    try:
-        index.train(transform.apply(sample(parts, transform.dimension, max(TRAINING_PER_LIST * num_lists, 20_000))))
-    except RuntimeError as error:
-        raise StoreError(f"FAISS cannot build {type_!r}: {reason(error)}") from error
-    return index
 
 
-def sample(parts: Sequence[Part], dimension: int, size: int) -> np.ndarray:
-    """A seeded choice of at most `size` unit vectors, (n, D) float32, each row as likely as any."""
-    num_rows = sum(part.rows for part in parts)
-    chosen = np.sort(shuffled(num_rows)[:size])
-    result = np.empty((len(chosen), dimension), dtype=np.float32)
+def _num_lists(type_: str) -> int:
+    found = re.search(r"\bIVF(\d+)", type_)
+    return int(found[1]) if found else 256
+
+
+def training_rows(num_lists: int) -> int:
+    """Vectors that so many lists are learned from; of many lists fewer each, so that they fit the memory."""
+    return max(20_000, num_lists * (64 if num_lists <= 4096 else 40))
+
+
+def _picked(parts: Sequence[Part], rows: np.ndarray, dimension: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors as stored, by sorted rows (n,) over all `parts`: seq_ids (n,), vectors (n, D) float32.
+
+    Every file is read from end to end: chosen rows stand nearly everywhere.
+    """
+    seq_ids = np.empty(len(rows), dtype=np.int64)
+    vectors = np.empty((len(rows), dimension), dtype=np.float32)
     start = done = 0
-    for _, vectors in unit_batches(parts, dimension):
-        end = np.searchsorted(chosen, start + len(vectors))
-        result[done:end] = vectors[chosen[done:end] - start]
-        start, done = start + len(vectors), end
+    for path, ids, batch in batches(parts, dimension):
+        end = int(np.searchsorted(rows, start + len(ids)))
+        local = rows[done:end] - start
+        seq_ids[done:end] = ids[local]
+        vectors[done:end] = unit_rows(batch[local], ids[local], f"{path}: seq_id")
+        start, done = start + len(ids), end
+    return seq_ids, vectors
+
+
+def _moved(vectors: np.ndarray, places: np.ndarray, seq_ids: np.ndarray, transform: Transform) -> np.ndarray:
+    """Some of `vectors` as they are indexed, (n, E) float32, in the order of `places` (n,)."""
+    result = np.empty((len(places), transform.out_dimension), dtype=np.float32)
+    step = max(1, BATCH_BYTES // (4 * transform.dimension))
+    for start in range(0, len(places), step):
+        chosen = places[start : start + step]
+        result[start : start + step] = transform.apply(vectors[chosen], seq_ids[chosen], "seq_id", precise=False)
     return result
-
-
-def shuffled(num_rows: int) -> np.ndarray:
-    """All row numbers in a seeded order: from its front is learned, and at its end is what recall is measured with."""
-    return np.random.default_rng(SEED).permutation(num_rows)
 
 
 def reason(error: RuntimeError) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,13 +101,22 @@ class Transform:
             made.update(b"-" if array is None else np.ascontiguousarray(array, dtype="<f4").tobytes())
         return made.hexdigest()
 
-    def apply(self, vectors: np.ndarray, labels: np.ndarray | None = None, what: str = "vector") -> np.ndarray:
+    @cached_property
+    def _wide(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Mean and matrix in float64."""
+        return tuple(None if each is None else each.astype(np.float64) for each in (self.mean, self.matrix))  # pyright: ignore[reportReturnType]
+
+    def apply(
+        self, vectors: np.ndarray, labels: np.ndarray | None = None, what: str = "vector", *, precise: bool = True
+    ) -> np.ndarray:
         """Transformed vectors of length 1, float32 (n, E).
 
         Args:
             vectors: (n, D), of any length.
             labels: (n,) how to name a row in an error; by default its number.
             what: what the rows are: the start of an error.
+            precise: sum in float64, so that a vector becomes the same to the bit whatever batch it stands in. Else in
+                float32, three times as fast: good enough for what is rounded to codes.
 
         Raises:
             StoreError: another dimension; a row that is zero or not finite, or has no direction once it is transformed.
@@ -121,10 +131,8 @@ class Transform:
             return units
         result = np.empty((len(units), self.out_dimension), dtype=np.float32)
         step = max(1, BATCH_BYTES // (8 * self.dimension))
-        mean = self.mean.astype(np.float64)
-        matrix = None if self.matrix is None else self.matrix.astype(np.float64)
+        mean, matrix = self._wide if precise else (self.mean, self.matrix)
         for start in range(0, len(units), step):
-            # In float64, so that a vector becomes the same whatever batch it stands in.
             block = units[start : start + step] - mean
             moved = block if matrix is None else block @ matrix
             lengths = np.sqrt(np.einsum("nd,nd->n", moved, moved))
@@ -154,7 +162,7 @@ def fit(vectors: np.ndarray, kind: str, *, seed: int = SEED, fingerprint: str = 
     chosen, reason = choose_kind(num_rows) if asked.name == "auto" else (asked, "as asked")
     if chosen.name == "none":
         return Transform("none", dimension, fingerprint=fingerprint, reason=reason)
-    _check_rows(chosen, num_rows, dimension)
+    check_kind(chosen, num_rows, dimension)
     limit = sample_size(dimension)
     if num_rows > limit:
         vectors = vectors[np.sort(np.random.default_rng(seed).permutation(num_rows)[:limit])]
@@ -177,14 +185,19 @@ def fit(vectors: np.ndarray, kind: str, *, seed: int = SEED, fingerprint: str = 
     return Transform(str(chosen), dimension, mean.astype(np.float32), matrix, fingerprint, reason, learned)
 
 
-def transformed(parts: Sequence[Part], transform: Transform) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def transformed(
+    parts: Sequence[Part], transform: Transform, *, precise: bool = True
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Stream stored vectors as they are indexed, about 32 MiB at a time: seq_ids (n,), vectors (n, E) of length 1.
+
+    Args:
+        precise: as `Transform.apply` takes it.
 
     Raises:
         StoreError: a stored vector is zero, not finite or left without a direction; the message names file and seq_ids.
     """
     for path, seq_ids, vectors in batches(parts, transform.dimension):
-        yield seq_ids, transform.apply(vectors, seq_ids, f"{path}: seq_id")
+        yield seq_ids, transform.apply(vectors, seq_ids, f"{path}: seq_id", precise=precise)
 
 
 def sample_size(dimension: int) -> int:
@@ -199,7 +212,8 @@ def choose_kind(num_rows: int) -> tuple[Kind, str]:
     return Kind("none"), f"fewer than {ROWS_TO_WHITEN} vectors"
 
 
-def _check_rows(kind: Kind, num_rows: int, dimension: int) -> None:
+def check_kind(kind: Kind, num_rows: int, dimension: int) -> None:
+    """Raises StoreError where a kind needs more axes or rows than there are."""
     if kind.axes is not None and kind.axes > dimension:
         raise StoreError(f"transform {str(kind)!r}: the vectors have {dimension} axes only; use at most {dimension}")
     needed = max(ROWS_TO_WHITEN if kind.name == "whiten" else 2, (kind.axes or 0) + 1)

@@ -11,11 +11,12 @@ __all__ = ["Atlas", "Result", "__version__", "connect"]
 __version__ = "0.1.0"
 
 
-def connect(target: Any) -> Atlas:
+def connect(target: Any, **options: Any) -> Atlas:
     """Open an atlas for questions.
 
     Args:
         target: the folder of an atlas, or its URI, such as s3://bucket/atlas.
+        options: of `Atlas`, such as shards=4 and address="10.0.0.1:6379", to search on the machines of a Ray cluster.
 
     Returns:
         The atlas; it loads the index and the model when a question first needs them.
@@ -26,7 +27,7 @@ def connect(target: Any) -> Atlas:
     _pin()
     from raypipe.client import Atlas
 
-    return Atlas(target)
+    return Atlas(target, **options)
 
 
 def _pin() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from index import filters, hits, sql
 from index.annotation_tables import list_tables, live_database
 from index.errors import StoreError
 from index.info import current_info
-from index.search import Allowed, Searcher
+from index.search import Searcher
 from index.sets import ShardedSet
 from index.store import Embedding, Store
 from raypipe.cleaning import clean
@@ -28,6 +29,7 @@ from raypipe.wording import participle
 
 if TYPE_CHECKING:
     from model import Model
+    from raypipe.sharded import ShardedSearcher
 
 
 FILTERS_KEPT = 16
@@ -70,7 +72,8 @@ class Result:
 class Atlas:
     """An atlas on a disk or in an object store, opened for reading.
 
-    The index, the annotations and the model are loaded when a question first needs them, and stay loaded.
+    The index, the annotations and the model are loaded when a question first needs them, and stay loaded. With
+    `shards` the index is opened by Ray actors; `close`, or a `with` block, ends them.
     """
 
     def __init__(
@@ -80,6 +83,8 @@ class Atlas:
         model: str | None = None,
         device: str | None = None,
         allow_stale: bool = False,
+        shards: int | None = None,
+        address: str | None = None,
     ):
         """Open the atlas at `path`.
 
@@ -87,20 +92,46 @@ class Atlas:
             model: checkpoint for queries; by default the one that made the indexed vectors. Another one is refused.
             device: where queries are embedded; by default CUDA where there is one.
             allow_stale: search an index that is older than the embeddings, instead of an error.
+            shards: Ray actors that share out the segments of the index, each with one CPU; by default none.
+            address: of the Ray cluster where they run; by default $RAY_ADDRESS, or a Ray of our own on this machine.
 
         Raises:
+            UsageError: less than one shard, or an address without shards.
             index.errors.StoreError: no atlas stands there.
         """
+        if shards is None and address is not None:
+            raise UsageError(f"address {address!r} without shards: say how many, or leave it out")
+        if shards is not None and shards < 1:
+            raise UsageError(f"{shards} shards: must be at least 1")
         self.store = Store.open(path)
         self._model_name = model
         self._device = device
         self._allow_stale = allow_stale
-        self._filters: dict[tuple[str, str], Allowed] = {}
+        self._shards, self._address = shards, address
+        self._leave = ExitStack()
+        self._filters: dict[tuple[str, str], Any] = {}
+
+    def __enter__(self) -> Atlas:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what shards were started; the next question opens the live index again."""
+        self.__dict__.pop("searcher", None)
+        self._filters.clear()
+        self._leave.close()
 
     @cached_property
-    def searcher(self) -> Searcher:
+    def searcher(self) -> Searcher | ShardedSearcher:
         """The live index."""
-        return Searcher.open(self.store, allow_stale=self._allow_stale)
+        if self._shards is None:
+            return Searcher.open(self.store, allow_stale=self._allow_stale)
+        from raypipe.sharded import ShardedSearcher
+
+        opened = ShardedSearcher(self.store, self._shards, address=self._address, allow_stale=self._allow_stale)
+        return self._leave.enter_context(opened)
 
     @cached_property
     def model(self) -> Model:
@@ -126,6 +157,7 @@ class Atlas:
         min_score: float | None = None,
         exact: bool = False,
         recall: float | None = None,
+        partial: bool = False,
     ) -> Result:
         """The k nearest distinct sequences of each query.
 
@@ -140,6 +172,8 @@ class Atlas:
             min_score: hits that score less are left out.
             exact: compare with every stored vector, whatever the type of the index: slow, and sure.
             recall: search as hard as was measured to reach this recall@10; by default the index's own target.
+            partial: of an atlas with shards: where one died, answer with what the others find, instead of waiting for a
+                new one. The answer's `how` tells what is "missing".
 
         Returns:
             Rows by query and rank: query, rank, id, score (cosine in the index's own space: `info()` tells its
@@ -147,6 +181,7 @@ class Atlas:
 
         Raises:
             UsageError: not exactly one of sequences, ids and vectors, or k below 1, or a query that is no RNA.
+            RaypipeError: a shard died, and no new one answers.
             index.errors.StoreError: no index yet, or older than the embeddings; unknown id, column or condition.
         """
         if sum(kind is not None for kind in (sequences, ids, vectors)) != 1:
@@ -169,19 +204,23 @@ class Atlas:
         labels = list(names) if names is not None else labels
         if len(labels) != len(queries):
             raise UsageError(f"{len(labels)} names for {len(queries)} queries; give one for each")
-        found = self.searcher.find(queries, k, allowed=allowed, min_score=min_score, exact=exact, recall=recall)
+        asked: dict[str, Any] = {"min_score": min_score, "exact": exact, "recall": recall}
+        if self._shards is not None:  # else nothing can be missing
+            asked["partial"] = partial
+        found = self.searcher.find(queries, k, allowed=allowed, **asked)
         table = hits.hit_table(self.store, self.searcher, labels, found.seq_ids, found.scores, columns=chosen)
         return Result(table, found.how)
 
-    def _allowed(self, where: str) -> Allowed:
-        """The bitmap of a condition; asked again while the annotations are the same it is at hand."""
+    def _allowed(self, where: str) -> Any:
+        """What the searcher makes of a condition; asked again while the annotations are the same it is at hand."""
         key = (where.strip(), str(live_database(self.store)))
-        if key not in self._filters:
+        made = self._filters.get(key)
+        if made is None:
             made = self.searcher.allow(filters.matching_sequences(self.store, where))
             if len(self._filters) >= FILTERS_KEPT:
                 self._filters.pop(next(iter(self._filters)))
             self._filters[key] = made
-        return self._filters[key]
+        return made
 
     def embed(self, sequences: str | Sequence[str]) -> np.ndarray:
         """(N, D) float32 vectors of `sequences`, made as the atlas's own were."""

@@ -114,17 +114,32 @@ def _connect(ray: Any, address: str) -> None:
                 **options,
             )
     except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
-        cause = " ".join(str(error).split())[:300] or type(error).__name__
-        where = "here" if local else f"at {address}"
-        token = "" if local else ", that $RAY_AUTH_TOKEN or ~/.ray/auth_token is the cluster's token"
-        raise RaypipeError(
-            f"Ray {where}: {cause}; check --address and $RAY_ADDRESS{token}, or use --executor inline"
-        ) from error
+        raise _no_ray(address, error) from error
     except SystemExit as stop:  # of Ray's own SIGTERM handler, which stands from within ray.init
         raise KeyboardInterrupt from stop
     if on_sigterm is not None and threading.current_thread() is threading.main_thread():
         # Ray's leaves without a word, and before our files and locks are put away.
         signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def _no_ray(address: str, error: Exception) -> RaypipeError:
+    cause = " ".join(str(error).split())[:300] or type(error).__name__
+    local = address == "local"
+    where = "here" if local else f"at {address}"
+    token = "" if local else ", that $RAY_AUTH_TOKEN or ~/.ray/auth_token is the cluster's token"
+    return RaypipeError(f"Ray {where}: {cause}; check --address and $RAY_ADDRESS{token}, or use --executor inline")
+
+
+def reachable(address: str) -> None:
+    """Look early whether anything listens at `address`, where that can be told; `session` joins it later.
+
+    Raises:
+        RaypipeError: nothing does.
+    """
+    try:
+        knock(address)
+    except OSError as error:
+        raise _no_ray(address, error) from error
 
 
 def knock(address: str) -> None:

@@ -95,7 +95,7 @@ def _launch(
         os.environ[DEBUG] = "1"
     # Under every verb, not at the root: there cyclopts passes over keys that are also names of verbs, "model" for one.
     file = [Dict(_under_every_verb(app, _read_settings(config)), source=str(config))] if config else []
-    app.config = (ENVIRONMENT, *file, predicting.pass_over)
+    app.config = (ENVIRONMENT, *file, predicting.pass_over, indexing.pass_over)
     _refuse_unknown_variables(tokens)
     app(tokens)
 
@@ -160,5 +160,5 @@ def _shipped_settings() -> list[Path]:
 def launch(arguments: Sequence[str]) -> None:
     """Parse and run; usage errors leave by SystemExit(2) with a message that says what was meant."""
     # Not what an earlier command line in this process was given.
-    app.config = (ENVIRONMENT, predicting.pass_over)
+    app.config = (ENVIRONMENT, predicting.pass_over, indexing.pass_over)
     app.meta(spell_stdin(cluster.spell_command(arguments)))

@@ -3,37 +3,67 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import App, ArgumentCollection, Parameter
 
-from index.errors import StoreError
-from index.info import IndexInfo, current_info
-from index.operating import SAMPLE, TARGET
+from index.errors import StoreError, UnreachableError
+from index.info import FLAT, TARGET, IndexInfo, current_info, rebuild
 from index.store import Store
+from index.truth import SAMPLE
 from raypipe.cli.making import AtlasPath
 from raypipe.cli.progress import CountProgress, say
 from raypipe.completeness import check_set, check_sources
-from raypipe.errors import IncompleteError, UsageError
+from raypipe.errors import IncompleteError, RaypipeError, UsageError
 from raypipe.wording import duration, size
+
+BUILD = "a build"
+# What each option has a use for; the first of the options that are modes counts.
+MODES = ("plan", "verify", "compact")
+USES = {
+    "type": (BUILD, "plan"),
+    "transform": (BUILD, "plan"),
+    "recall": (BUILD, "plan"),
+    "name": (BUILD, "plan"),
+    "address": (BUILD, "compact"),
+    "device": (BUILD, "compact"),
+    "anew": (BUILD,),
+    "rows": ("plan",),
+    "sample": ("verify",),
+    "format": ("plan", "verify"),
+}
 
 
 def index(
     atlas: AtlasPath,
     *,
-    type: Annotated[str, Parameter(help="flat (exact), auto (by size), or a FAISS factory string.")] = "auto",
+    type: Annotated[
+        str | None, Parameter(help="flat (exact), auto (by size, the default), or a FAISS factory string.")
+    ] = None,
     transform: Annotated[
-        str,
+        str | None,
         Parameter(
-            help="What vectors and queries go through before they are compared, learned from this atlas: auto (whiten "
-            "from 50 vectors on), none (raw cosines), center, whiten, whiten:DIM or pca:DIM (keep DIM axes); "
-            "or index/VERSION/transform.npz of another atlas, so that scores can be compared."
+            help="What vectors and queries go through before they are compared, learned from this atlas: auto (the "
+            "default: whiten from 50 vectors on), none (raw cosines), center, whiten, whiten:DIM or pca:DIM (keep DIM "
+            "axes); or index/VERSION/transform.npz of another atlas, so that scores can be compared."
         ),
-    ] = "auto",
+    ] = None,
     recall: Annotated[
-        float, Parameter(help="Recall@10 that an approximate type has to reach; below it nothing is published.")
-    ] = TARGET,
+        float | None,
+        Parameter(
+            help=f"Recall@10 that an approximate type has to reach, {TARGET} by default; below it nothing is published."
+        ),
+    ] = None,
     name: Annotated[str | None, Parameter(help="Set of vectors; by default the indexed or only one.")] = None,
+    address: Annotated[
+        str | None,
+        Parameter(help="Ray cluster whose machines make the segments; by default $RAY_ADDRESS, or here."),
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"] | None,
+        Parameter(help="What learns lists and fills them; by default a GPU if there is one."),
+    ] = None,
     anew: Annotated[
         bool, Parameter(help="Learn and build all again, where new vectors would only be added.", negative="")
     ] = False,
@@ -47,20 +77,39 @@ def index(
     verify: Annotated[
         bool, Parameter(help="Build nothing; compare the live index with exact search.", negative="")
     ] = False,
-    sample: Annotated[int, Parameter(help="With --verify: vectors to search for.")] = SAMPLE,
+    sample: Annotated[int | None, Parameter(help=f"With --verify: vectors to search for, {SAMPLE} by default.")] = None,
     format: Annotated[
-        Literal["text", "json"], Parameter(help="Of what --plan and --verify say; json: one object.")
-    ] = "text",
+        Literal["text", "json"] | None, Parameter(help="With --plan or --verify: text, or json for one object.")
+    ] = None,
 ) -> None:
     """Build the nearest-neighbour index of an atlas and publish it.
 
     Vectors that came since the last time are added to it, until they are a quarter of those that it was learned from;
     then it is built anew. A build that was cut off goes on where it stopped.
     """
-    from index.build import build_index, choose_embedding
+    from index.build import build_index, choose_embedding, one_by_one
     from index.transform_files import is_file
     from index.transforms import parse_kind
+    from raypipe.index_build import on_cluster
+    from raypipe.nearest import TorchNearest
+    from raypipe.resources import local_cuda
 
+    _refuse_useless(
+        plan=plan or None,
+        verify=verify or None,
+        compact=compact or None,
+        anew=anew or None,
+        type=type,
+        transform=transform,
+        recall=recall,
+        name=name,
+        address=address,
+        device=device,
+        rows=rows,
+        sample=sample,
+        format=format,
+    )
+    type, transform, recall = type or "auto", transform or "auto", TARGET if recall is None else recall
     if not is_file(transform):
         try:
             parse_kind(transform)
@@ -70,8 +119,12 @@ def index(
         raise UsageError(f"--recall {recall:g}: must be above 0 and at most 1")
     store = Store.open(atlas)
     if plan or verify:
+        sample = SAMPLE if sample is None else sample
         _tell(_planned(store, name, type, transform, rows, recall) if plan else _verified(store, sample), format)
         return
+    cluster = address or os.environ.get("RAY_ADDRESS")
+    if device == "cuda" and not cluster and not local_cuda():
+        raise RaypipeError("--device cuda: torch sees no GPU on this machine; leave the option out")
     with store.lock():
         # An index over a part of the sequences would look whole to everyone who searches it.
         missing = [*check_sources(store), *check_set(store, choose_embedding(store, name)).messages]
@@ -80,10 +133,7 @@ def index(
                 f"{store.root}: not all is embedded ({'; '.join(missing)}); run raypipe embed {store.root} with its "
                 f"options again, then index"
             )
-        try:
-            before = current_info(store)
-        except StoreError:
-            before = None  # damaged, and about to be replaced
+        before = _live(store)
         info = build_index(
             store,
             name,
@@ -92,6 +142,8 @@ def index(
             recall=recall,
             anew=anew,
             compact=compact,
+            nearest=TorchNearest(device or "auto"),
+            run=on_cluster(cluster) if cluster else one_by_one,
             progress=CountProgress("vectors indexed"),
         )
     what = f"{info.type}, {info.rows:,} vectors of {info.embeddings}, {info.space}"
@@ -111,6 +163,31 @@ def index(
         )
 
 
+def pass_over(_: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Forget settings of the file and the environment that have no use here; see `predicting.pass_over`."""
+    if commands != ("index",):
+        return
+    given = {argument.field_info.name: argument for argument in arguments}
+    mode = next((mode for mode in MODES if given[mode].tokens), BUILD)
+    for name, uses in USES.items():
+        if mode not in uses and all(token.source != "cli" for token in given[name].tokens):
+            given[name].tokens.clear()
+
+
+def _refuse_useless(**options: object) -> None:
+    """Raises UsageError for an option that says nothing of what is asked."""
+    given = [name for name, value in options.items() if value is not None]
+    asked = [mode for mode in MODES if mode in given]
+    if len(asked) > 1:
+        raise UsageError(f"--{asked[0]}, --{asked[1]}: are asked one at a time; give one of them")
+    mode = asked[0] if asked else BUILD
+    for name, uses in USES.items():
+        if name in given and mode not in uses:
+            where = " or ".join(use if use == BUILD else f"--{use}" for use in uses)
+            why = " (--compact keeps what the live index has)" if mode == "compact" and BUILD in uses else ""
+            raise UsageError(f"--{name}: has a use with {where} only{why}; leave it out")
+
+
 def _measured(info: IndexInfo) -> str:
     """What the search effort is, and the recall that it was measured to have."""
     known = info.operating
@@ -121,20 +198,39 @@ def _measured(info: IndexInfo) -> str:
     return f"recall@10 {known['recall_at_10']:g}{by}, measured with {known['sample']} of its vectors"
 
 
+def _live(store: Store) -> IndexInfo | None:
+    """The live index; None also where it is damaged, since a build replaces it."""
+    try:
+        return current_info(store)
+    except UnreachableError:
+        raise
+    except StoreError:
+        return None
+
+
 def _planned(
     store: Store, name: str | None, kind: str, transform: str, rows: int | None, recall: float
 ) -> list[tuple[str, Any, str]]:
+    from index.build import choose_embedding
     from index.planning import plan_index
+    from index.transform_files import find
 
     if rows is not None and rows < 1:
         raise UsageError(f"--rows {rows}: must be at least 1")
-    embedding = store.embedding(name)
-    planned = plan_index(
-        rows or store.num_sequences, embedding.dimension, kind, transformed=transform != "none", trial=True
-    )
-    exact = planned.type == "Flat"
+    embedding = choose_embedding(store, name)
+    wanted = find(transform, embedding.fingerprint, embedding.dimension)
+    if rows is None:  # as many as there will be when all is embedded
+        rows = store.num_sequences - check_set(store, embedding).failed
+    planned = plan_index(rows, embedding.dimension, kind, transform=wanted, trial=True)
+    exact = planned.type == FLAT
     fits = "all of it is compared with every query" if exact else "what searches read again and again"
-    told = "exact" if exact else f"at least {recall:g}, measured when it is built, or it is not published (--recall)"
+    told, known = "exact", 1.0
+    if not exact:
+        told = f"at least {recall:g}, measured when it is built, or it is not published (--recall)"
+        known, live = None, _live(store)
+        if live and live.operating and (live.type, live.embeddings) == (planned.type, embedding.name):
+            known = live.operating["recall_at_10"]
+            told += f"; {known:g} measured for index {live.version}, of this type and {live.rows:,} vectors"
     return [
         ("type", planned.type, planned.type),
         ("rows", planned.rows, f"{planned.rows:,} vectors of {planned.dimension} values"),
@@ -146,7 +242,8 @@ def _planned(
             planned.core_seconds,
             "nothing" if planned.core_seconds is None else f"{duration(planned.core_seconds)} of one core like these",
         ),
-        ("recall", None if not exact else 1.0, told),
+        ("recall", known, told),
+        ("target", None if exact else recall, ""),
     ]
 
 
@@ -170,15 +267,16 @@ def _verified(store: Store, sample: int) -> list[tuple[str, Any, str]]:
     values = found.to_json()
     if found.target is not None and found.recall < found.target:
         say(
-            f"the recall is below the {found.target:g} that the index was built for; build it again: raypipe index "
-            f"{store.root} --anew"
+            f"the recall is below the {found.target:g} that the index was built for; build it again: "
+            f"{rebuild(store, current_info(store))} --anew"
         )
     return [(name, values[name], text) for name, text in said.items()]
 
 
-def _tell(lines: list[tuple[str, Any, str]], format: str) -> None:
+def _tell(lines: list[tuple[str, Any, str]], format: str | None) -> None:
     if format == "json":
         print(json.dumps({name: value for name, value, _ in lines}))
         return
     for name, _, text in lines:
-        print(f"{name.removesuffix('_bytes').removesuffix('_ms').replace('_', ' '):14} {text}")
+        if text:
+            print(f"{name.removesuffix('_bytes').removesuffix('_ms').replace('_', ' '):14} {text}")

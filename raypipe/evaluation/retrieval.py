@@ -9,10 +9,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 
+from index.codes import Coded
 from index.retrieval import Found, Question, measure, questions_of, rank_all, rank_listed
 from index.store import Pooling
 from index.transforms import fit
@@ -191,7 +193,7 @@ def _methods(
 def _of_model(
     checkpoint: Checkpoint, labelled: Labelled, asked: Asked, settings: RetrievalSettings, say: Say
 ) -> Iterator[dict[str, Any]]:
-    """A row for each pooling, layer and transform; the sequences are read once."""
+    """A row for each pooling, layer, transform and codes; the sequences are read once."""
     which: list[tuple[Pooling, int]] = [
         (cast(Pooling, pooling), layer) for layer in settings.layers for pooling in settings.pooling
     ]
@@ -210,20 +212,31 @@ def _of_model(
                 continue
             done.add(transform.kind)
             vectors = transform.apply(raw, names, f"{checkpoint.name}, the vector of")
-            found = rank_all(lambda rows, unit=vectors: unit[rows] @ unit.T, asked.questions)
             where = "last" if layer in (-1, checkpoint.config.num_layers) else str(layer)
-            yield {
-                "method": f"{checkpoint.name}, {pooling}, layer {where}, {transform.kind}",
-                "dims": transform.out_dimension,
-                **_measures(asked, found),
-                **_seconds(embedded, begin),
-                "model": checkpoint.asked,
-                "fingerprint": checkpoint.fingerprint,
-                "trained": checkpoint.trained,
-                "pooling": pooling,
-                "layer": layer,
-                "transform": transform.kind,
-            }
+            for codes in settings.codes:
+                coded = None if codes == "none" else Coded(vectors, codes)
+                found = rank_all(partial(_scores, vectors, coded), asked.questions)
+                yield {
+                    "method": ", ".join(
+                        [checkpoint.name, pooling, f"layer {where}", transform.kind, *([codes] if coded else [])]
+                    ),
+                    "dims": transform.out_dimension,
+                    **_measures(asked, found),
+                    **_seconds(embedded, begin),
+                    "model": checkpoint.asked,
+                    "fingerprint": checkpoint.fingerprint,
+                    "trained": checkpoint.trained,
+                    "pooling": pooling,
+                    "layer": layer,
+                    "transform": transform.kind,
+                    "codes": codes,
+                    "bytes_per_vector": 4 * transform.out_dimension if coded is None else coded.bytes,
+                }
+                begin = time.monotonic()
+
+
+def _scores(vectors: np.ndarray, coded: Coded | None, rows: np.ndarray) -> np.ndarray:
+    return vectors[rows] @ vectors.T if coded is None else coded.scores(vectors[rows])
 
 
 def _measures(asked: Asked, found: dict[str, Found]) -> dict[str, Any]:

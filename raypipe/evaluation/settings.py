@@ -84,6 +84,11 @@ class RetrievalSettings(EvaluationSettings):
         description="none, center, whiten, whiten:DIM, pca:DIM, separated by commas; learned from all vectors, without "
         "labels, as an index does; auto: what an index would choose.",
     )
+    codes: Names = Field(
+        default=["none"],
+        description="FAISS codes that the vectors are held in, as a compressing index holds them: SQfp16,SQ8,RaBitQ; "
+        "none compares them as they are.",
+    )
     baselines: Names = Field(
         default=["auto"], description="kmer, blastn, mmseqs; auto: those that can run here; or none."
     )
@@ -131,6 +136,11 @@ class RetrievalSettings(EvaluationSettings):
             except Exception as error:
                 raise ValueError(str(error)) from error
         return _several(value, "transform")
+
+    @field_validator("codes")
+    @classmethod
+    def _distinct_codes(cls, value: list[str]) -> list[str]:
+        return _several(value, "codes")
 
     @field_validator("baselines")
     @classmethod

@@ -1,4 +1,5 @@
-"""raypipe's side of the search benchmarks, by its public calls alone: `build_index` and `Searcher`."""
+"""raypipe's side of the search benchmarks, by its public calls alone: `build_index` as `raypipe index` calls it, and
+`Searcher`."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from index.build import build_index
 from index.faiss_runtime import load_faiss
 from index.search import Searcher
 from index.store import Store
+from raypipe.nearest import TorchNearest
 from tests.benchmarks.search_contenders import Point
 
 
@@ -40,7 +42,7 @@ class Raypipe:
         options: dict[str, Any] = {"recall": recall} if takes(build_index, "recall") else {}
         store = Store.open(self._atlas)
         with store.lock():
-            info = build_index(store, kind=kind, transform=transform, **options)
+            info = build_index(store, kind=kind, transform=transform, nearest=TorchNearest("cpu"), **options)
         size = sum(file.stat().st_size for file in (self._atlas / "index").rglob("*") if file.is_file())
         return {
             "type": info.type,

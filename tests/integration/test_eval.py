@@ -81,10 +81,10 @@ def test_grid_of_poolings_layers_and_transforms(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     options = ["--models", checkpoint, *grid, "--transform", "none,center,whiten:4"]
-    options += ["--baselines", "kmer", "--split", "all"]
+    options += ["--baselines", "kmer", "--split", "all", "--codes", "none,SQfp16,SQ4"]
     found = retrieval(table, *options, capsys=capsys)
     rows = {row["method"]: row for row in found["rows"]}
-    assert len(rows) == 2 * 3 + 1
+    assert len(rows) == 2 * 3 * 3 + 1
     assert rows["6-mers"]["family_top1"] > 0.95
     assert rows["6-mers"]["family_top1"] > rows["6-mers"]["clan_top1"] > 1 / FAMILIES
     assert rows["tiny, mean, layer last, whiten:4"]["dims"] == 4
@@ -96,6 +96,15 @@ def test_grid_of_poolings_layers_and_transforms(
         for kind, moved in [("none", vectors), ("center", _units(vectors) - _units(vectors).mean(axis=0))]:
             top1 = rows[f"tiny, {pooling}, layer {name}, {kind}"]["family_top1"]
             assert top1 == pytest.approx(slow_top1(moved, given), abs=0.03)
+            held = rows[f"tiny, {pooling}, layer {name}, {kind}, SQfp16"]
+            assert held["family_top1"] == pytest.approx(top1, abs=0.03)
+            assert (
+                held["bytes_per_vector"],
+                rows[f"tiny, {pooling}, layer {name}, {kind}, SQ4"]["bytes_per_vector"],
+            ) == (
+                2 * vectors.shape[1],
+                vectors.shape[1] // 2,
+            )
     assert found["queries"] == {"family": 72, "clan": 72}
     assert found["counts"]["sequences"] == 72
     assert rows["6-mers"]["family_groups"] == FAMILIES
@@ -201,6 +210,7 @@ def test_table_for_people_and_files_beside(
         (["--layer", "last"], 2, "layer 'last': give whole numbers"),
         (["--pooling", "mean,median"], 2, "pooling 'median': unknown; use"),
         (["--transform", "bleach"], 2, "transform 'bleach': unknown"),
+        (["--codes", "Foo7", "--split", "all", "--baselines", "none"], 1, "codes 'Foo7': FAISS cannot make them"),
         (["--baselines", "blast"], 2, "baseline 'blast': unknown; use"),
         (["--baselines", "auto,kmer"], 2, "auto and none stand alone"),
         (["--models", "none", "--baselines", "none"], 2, "nothing to compare"),

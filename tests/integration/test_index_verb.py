@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import raypipe
+from index.store import Store
 from raypipe.cli import DONE, FAILED, USAGE
 from tests.integration.conftest import Cli
 from tests.runs import write_fasta
@@ -73,21 +76,85 @@ def test_a_recall_that_is_not_reached(cli: Cli, atlas: Path) -> None:
 @pytest.mark.parametrize(
     "options", [["--recall", 0], ["--recall", 1.1], ["--plan", "--rows", 0], ["--verify", "--sample", 0]]
 )
-def test_options_that_cannot_be(cli: Cli, atlas: Path, options: list[object]) -> None:
-    ran = cli("index", atlas, *options)
+def test_options_that_cannot_be(cli: Cli, finished: Path, options: list[object]) -> None:
+    ran = cli("index", finished, *options)
     assert ran.code == USAGE
     assert "must be" in ran.err
 
 
-def test_machine_readable(cli: Cli, atlas: Path) -> None:
-    plan = json.loads(cli("index", atlas, "--plan", "--type", "flat", "--format", "json").out)
-    assert (plan["type"], plan["rows"], plan["recall"]) == ("Flat", 120, 1.0)
-    assert plan["memory_bytes"] == 120 * (16 * 4 + 8)
-    assert not (atlas / "index").exists()
-    assert cli("index", atlas).code == DONE
-    seen = json.loads(cli("index", atlas, "--verify", "--format", "json").out)
-    assert (seen["recall_at_10"], seen["target"]) == (1.0, None)
-    assert seen["p99_ms"] >= seen["p50_ms"] > 0
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--compact", "--type", "auto"], "--type: has a use with a build or --plan only (--compact keeps what the"),
+        (["--compact", "--transform", "auto"], "--transform: has a use with"),
+        (["--compact", "--recall", 0.99], "--recall: has a use with"),
+        (["--compact", "--anew"], "--anew: has a use with a build only"),
+        (["--plan", "--verify"], "--plan, --verify: are asked one at a time"),
+        (["--plan", "--anew"], "--anew: has a use with a build only"),
+        (["--rows", 120], "--rows: has a use with --plan only; leave it out"),
+        (["--verify", "--rows", 120], "--rows: has a use with --plan only"),
+        (["--sample", 200], "--sample: has a use with --verify only"),
+        (["--plan", "--sample", 200], "--sample: has a use with --verify only"),
+        (["--verify", "--type", "flat"], "--type: has a use with a build or --plan only; leave it out"),
+        (["--format", "json"], "--format: has a use with --plan or --verify only"),
+    ],
+)
+def test_options_without_a_use(cli: Cli, tmp_path: Path, options: list[object], message: str) -> None:
+    """Also where they say what is so by default; it is told before the atlas is looked at."""
+    ran = cli("index", tmp_path / "atlas", *options)
+    assert (ran.code, message in ran.err) == (USAGE, True), ran.err
+
+
+def test_two_writers_at_once(cli: Cli, finished: Path) -> None:
+    """The second is told who writes, and changes nothing."""
+    with Store.open(finished).lock():
+        ran = cli("index", finished, "--type", "HNSW16")
+    assert ran.code == FAILED
+    assert f"process {os.getpid()} on " in ran.err
+    assert "is writing to this store; wait for it to end, or stop it" in ran.err
+    assert json.loads(cli("info", finished, "--json").out)["index"]["type"] == "Flat"
+
+
+def test_settings_serve_every_way_to_ask(cli: Cli, atlas: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the file and the environment say of builds is passed over where nothing is built."""
+    monkeypatch.setenv("RAYPIPE_INDEX_TYPE", "HNSW16")
+    monkeypatch.setenv("RAYPIPE_INDEX_SAMPLE", "7")
+    assert "HNSW16, 120 vectors" in cli("index", atlas, "--config", "index").err
+    ran = cli("index", atlas, "--compact", "--config", "index")
+    assert ran.code == DONE
+    assert "up to date (HNSW16" in ran.err
+    ran = cli("index", atlas, "--verify", "--config", "index")
+    assert "ties counted, by 7 vectors" in ran.out
+    assert "by 7" not in cli("index", atlas, "--plan", "--config", "index").out
+
+
+def test_a_plan_is_of_what_would_be_built(cli: Cli, atlas: Path, tmp_path: Path, tiny: Path) -> None:
+    def planned(*options: object) -> dict[str, Any]:
+        return json.loads(cli("index", atlas, "--plan", "--format", "json", *options).out)
+
+    few = planned("--type", "flat", "--transform", "whiten:8")
+    assert few["memory_bytes"] == 120 * (8 * 4 + 8)
+    assert (few["recall"], few["target"]) == (1.0, None)
+    unknown = planned("--type", "HNSW16", "--recall", 0.9)
+    assert (unknown["recall"], unknown["target"]) == (None, 0.9)
+    assert cli("index", atlas, "--type", "HNSW16").code == DONE
+    info = json.loads((atlas / "index" / "000001" / "index.json").read_text())
+    assert planned("--type", "HNSW16")["recall"] == info["operating"]["recall_at_10"]
+    assert (
+        "measured for index 000001, of this type and 120 vectors"
+        in cli("index", atlas, "--plan", "--type", "HNSW16").out
+    )
+    # A sequence that is too long for a set is in the store, and not in an index of that set.
+    long = write_fasta(tmp_path / "long.fa", 1, 1100, 1200)
+    assert cli("ingest", long, "-o", atlas).code == DONE
+    strict = ["--name", "strict"]
+    assert cli("embed", atlas, "--model", tiny, *strict, "--on-long", "reject", *INLINE).code == DONE
+    assert planned(*strict)["rows"] == 120
+    assert planned()["rows"] == 121, "of the set that is indexed, where it is to be embedded yet"
+    ran = cli("index", atlas, "--plan", "--transform", "pca:17")
+    assert (ran.code, "have 16 axes only" in ran.err) == (FAILED, True), ran.err
+    ran = cli("index", atlas, "--plan", "--name", "third")
+    assert (ran.code, "no embeddings called 'third'" in ran.err) == (FAILED, True), ran.err
 
 
 def test_how_it_was_searched(cli: Cli, atlas: Path) -> None:

@@ -112,6 +112,13 @@ def objects(root: Place) -> set[str]:
     return found
 
 
+def put_all(folder: Path, atlas: RemotePath) -> None:
+    """Copy an atlas from a disk."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name != ".lock":
+            (atlas / path.relative_to(folder).as_posix()).put(path)
+
+
 def test_an_atlas_from_beginning_to_end(bucket: str, cli: Cli, tiny: Path, tmp_path: Path) -> None:
     """What a local run makes of the same sequences, killed in the middle too; then everything that is asked of it."""
     write_fasta(tmp_path / "one.fa", 30, 20, 40)
@@ -180,12 +187,13 @@ def test_an_atlas_from_beginning_to_end(bucket: str, cli: Cli, tiny: Path, tmp_p
     assert not (tmp_path / "s3:").exists()
 
 
-def test_copies_follow_the_atlas(bucket: str, cli: Cli, finished: Path, tmp_path: Path) -> None:
+def test_copies_follow_the_atlas(
+    bucket: str, cli: Cli, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An atlas from a disk; its index is copied back when it is asked, one built anew again, a damaged one never."""
+    monkeypatch.setattr("index.copies.SPARED_SECONDS", -1)  # young ones go too, where nobody needs them
     atlas = remote(f"{bucket}/atlas")
-    for path in finished.rglob("*"):
-        if path.is_file() and path.name != ".lock":
-            (atlas / path.relative_to(finished).as_posix()).put(path)
+    put_all(finished, atlas)
     query = ["--ids", "s1", "-k", 3]
     wanted = cli("search", finished, *query).out
     copies = tmp_path / "cache" / "stores"
@@ -209,6 +217,25 @@ def test_copies_follow_the_atlas(bucket: str, cli: Cli, finished: Path, tmp_path
     (copy,) = copies.glob("*/index/segments/*/*/rows.npy")
     copy.write_bytes(bytes(copy.stat().st_size))
     assert cli("search", atlas, *query).out == wanted
+
+
+@pytest.mark.parametrize("kind", ["segments", "trained"])
+@pytest.mark.parametrize("lost", ["about.json", "vectors.faiss"])
+def test_a_folder_that_was_put_in_part(bucket: str, cli: Cli, finished: Path, kind: str, lost: str) -> None:
+    """As by a build that was killed while it put the files one by one: it is not taken for whole, and made again."""
+    atlas = remote(f"{bucket}/atlas")
+    put_all(finished, atlas)
+    query = ["--ids", "s1", "-k", 3]
+    wanted = cli("search", finished, *query).out
+    (atlas / "index" / "CURRENT").unlink()
+    (folder,) = (atlas / "index" / kind).iterdir()
+    whole = (folder / lost).read_bytes()
+    (folder / lost).unlink()
+    assert "no index yet" in cli("search", atlas, *query).err
+    assert cli("index", atlas).code == DONE
+    assert (folder / lost).read_bytes() == whole
+    assert cli("search", atlas, *query).out == wanted
+    assert cli("verify", atlas, "--deep").code == DONE
 
 
 def test_damage_is_found_and_mended(bucket: str, cli: Cli, tiny: Path, tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from index.build import build_index
 from index.errors import StaleIndexError, StoreError
-from index.info import index_folder
+from index.info import current_info, index_folder
 from index.search import Searcher
 from index.store import Store
 from tests.made import index_file, on_disk
@@ -98,6 +99,23 @@ def test_a_file_too_large_to_hash_at_opening_is_still_checked(store, monkeypatch
     Searcher.open(store)
     with pytest.raises(StoreError, match="checksum differs"):
         Searcher.open(store, thorough=True)
+
+
+def test_contents_are_compared_up_to_a_sum(store, monkeypatch):
+    """However many files there are: the smaller ones first."""
+    info = current_info(store)
+    assert info is not None
+    sizes = {path: known["bytes"] for path, known in info.files.items()}
+    smallest, *_, largest = sorted(sizes, key=lambda path: sizes[path])
+    assert info.reread == set(sizes)
+    monkeypatch.setattr("index.info.HASHED_AT_OPEN", sum(sizes.values()) - 1)
+    assert replace(info).reread == set(sizes) - {largest}
+    monkeypatch.setattr("index.info.HASHED_AT_OPEN", 2 * sizes[smallest] - 1)
+    assert replace(info).reread == {smallest}
+    file = on_disk(index_folder(store)) / smallest
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(StoreError, match="checksum differs"):
+        Searcher.open(store)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": "000001"}'])

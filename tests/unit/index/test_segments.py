@@ -2,17 +2,57 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from index import segments as segments_module
 from index.build import MOST_SMALL, build_index, one_by_one
-from index.errors import StoreError
+from index.errors import StoreError, StoreLockedError
 from index.info import current_info, index_folder
+from index.removals import remove_records
 from index.search import Searcher
+from index.vectors import finished_parts
 from tests.made import index_file, on_disk
+from tests.runs import started
 
-TYPES = ["flat", "IVF8,Flat", "IVF8,RaBitQ,Refine(SQfp16)", "HNSW16", "IVF8,PQ8x4,Refine(Flat)", "SQ8"]
+TYPES = [
+    "flat",
+    "IVF8,Flat",
+    "IVF8,RaBitQ,Refine(SQfp16)",
+    "HNSW16",
+    "IVF8,PQ8x4,Refine(Flat)",
+    "SQ8",
+    "IVF16_HNSW32,Flat",
+    "RR64,IVF16,Flat",
+    "RR64,IVF16,SQ8,Refine(Flat)",
+    "IVF16_HNSW32,RaBitQ,Refine(SQfp16)",
+    "IVF16,RaBitQfs,Refine(SQfp16)",
+]
+EXACT_CODES = ("flat", "IVF8,Flat", "SQ8", "IVF16_HNSW32,Flat", "RR64,IVF16,Flat")
+
+# Builds segments of 100 vectors, and stands still in the middle of the fourth.
+KILLED = """
+import sys, time
+from pathlib import Path
+from index import segments
+from index.build import build_index
+from index.store import Store
+
+def progress(done, total):
+    if done == 400:
+        Path("reached").touch()
+        time.sleep(600)
+
+segments.SEGMENT_BYTES = 100 * 4 * 16
+store = Store.open(sys.argv[1])
+with store.lock():
+    build_index(store, kind="IVF8,Flat", recall=0.9, progress=progress)
+"""
 
 
 def built(store, kind="flat", **options):
@@ -65,7 +105,7 @@ def test_many_segments_answer_as_one(builder, clustered, monkeypatch, kind):
         wanted, values, _ = Searcher.open(one).find(queries, 10, allowed=filtered, **effort)
         assert len(how["searched"]) == 6
         # Graphs and tables of products differ with what they were made over; exact codes are the same.
-        if kind in ("flat", "IVF8,Flat", "SQ8"):
+        if kind in EXACT_CODES:
             np.testing.assert_array_equal(ids, wanted)
         shared = [len(set(a) & set(b)) / len(set(b)) for a, b in zip(ids.tolist(), wanted.tolist(), strict=True)]
         assert np.mean(shared) >= 0.95
@@ -166,6 +206,85 @@ def test_a_build_that_was_cut_off_goes_on(builder, clustered, small, kind):
     assert len(kept) == 4
     assert damaged not in kept
     assert Searcher.open(store, thorough=True).search(clustered[[7]], 1)[0].tolist() == [[7]]
+
+
+def test_a_build_that_was_killed_goes_on(builder, clustered, small, tmp_path):
+    """By SIGKILL, in the middle of a segment: nothing is published, and what stood is taken as it is."""
+    store = builder.embedded(clustered, parts=6)
+    script = tmp_path / "build.py"
+    script.write_text(KILLED)
+    with started([sys.executable, str(script), str(store.root)], cwd=tmp_path) as run:
+        run.wait_for((tmp_path / "reached").exists)
+        with pytest.raises(StoreLockedError, match=rf"process {run.process.pid} on .* is writing to this store"):
+            built(store, "IVF8,Flat")
+        os.kill(run.process.pid, signal.SIGKILL)
+        run.wait(30)
+    assert current_info(store) is None
+    with pytest.raises(StoreError, match="no index yet"):
+        Searcher.open(store)
+    folder = on_disk(index_folder(store))
+    stood = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/vectors.faiss")}
+    assert len(stood) == 1 + 3
+    assert list((on_disk(store.root) / ".tmp").iterdir()), "of the fourth"
+    info = built(store, "IVF8,Flat")
+    assert [segment.rows for segment in info.segments] == [100] * 6
+    assert {path: path.stat().st_mtime_ns for path in stood} == stood
+    assert not list((on_disk(store.root) / ".tmp").iterdir())
+    assert Searcher.open(store, thorough=True).search(clustered[[7, 555]], 1)[0].tolist() == [[7], [555]]
+
+
+@pytest.mark.parametrize("kind", ["flat", "IVF8,RaBitQ,Refine(SQfp16)", "HNSW16", "SQ8"])
+def test_parts_without_rows(builder, clustered, small, kind):
+    """A shard whose sequences all failed: among others, and alone in a segment."""
+    store = builder.embedded(clustered[:200], parts=2)
+    for number in (0, 5, 6):
+        add(builder, store, clustered[200:], 10 + number, 0 if number else 100)
+    info = built(store, kind)
+    assert [segment.rows for segment in info.segments] == [100] * 3
+    assert sum(part["rows"] == 0 for part in info.parts) == 2
+    builder.write_part(store, store.embedding(), 30, [], clustered[:0])
+    alone = built(store, kind)
+    assert [segment.rows for segment in alone.segments] == [100] * 3 + [0]
+    opened = Searcher.open(store)
+    for exact in (False, True):
+        for allowed in (None, np.arange(150, 300)):
+            found = opened.find(clustered[[3, 250]], 5, allowed=allowed, exact=exact)
+            assert (found.seq_ids >= 0).all()
+            assert found.seq_ids[1, 0] == 250
+
+
+@pytest.mark.parametrize("kind", ["flat", "IVF8,RaBitQ,Refine(SQfp16)", "HNSW16", "SQ8"])
+def test_removed_sequences_are_in_no_segment(builder, clustered, cosines, small, kind):
+    """Two thirds of some segments and all of one: k others are found, and the right ones."""
+    store = builder.embedded(clustered, parts=6)
+    built(store, kind, transform="none")
+    dead = [number for number in range(600) if (number % 3 and number < 300) or 400 <= number < 500]
+    with store.lock():
+        remove_records(store, [f"R{number:05d}" for number in dead])
+    truth = cosines(clustered[:40], clustered)
+    truth[:, dead] = -2
+    nearest = np.argsort(-truth, axis=1, kind="stable")[:, :10]
+    opened = Searcher.open(store)
+    found = opened.find(clustered[:40], 10, k_factor=20.0)
+    exact = opened.find(clustered[:40], 10, exact=True)
+    np.testing.assert_array_equal(exact.seq_ids, nearest)
+    assert not np.isin(found.seq_ids, [-1, *dead]).any()
+    assert found.how["allowed"] == 600 - len(dead)
+    assert np.mean([len(set(a) & set(b)) for a, b in zip(found.seq_ids.tolist(), nearest.tolist(), strict=True)]) >= 9
+    few = opened.find(clustered[:2], 10, allowed=np.array([0, 1, 3, 450]))
+    assert np.sort(few.seq_ids, axis=1).tolist() == [[-1] * 8 + [0, 3]] * 2
+
+
+def test_a_segment_is_of_what_was_learned(builder, clustered):
+    """Its name follows from the files themselves: lists that were learned again by that name may be others."""
+    store = builder.embedded(clustered)
+    (part, *_) = finished_parts(store, store.embedding())
+    learned = {"name": "a", "checksums": {"vectors.faiss": {"bytes": 10, "sha256": "0" * 64}}}
+    job = segments_module.SegmentJob(store, "IVF8,Flat", 16, learned, (part,))
+    again = {**learned, "checksums": {"vectors.faiss": {"bytes": 10, "sha256": "1" * 64}}}
+    assert job.name == replace(job, trained=dict(learned)).name
+    assert job.name != replace(job, trained=again).name
+    assert job.name != replace(job, parts=(replace(part, digest="2" * 64),)).name
 
 
 def test_a_recall_that_is_not_reached_is_refused(builder, clustered):

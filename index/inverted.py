@@ -1,0 +1,92 @@
+"""Inverted lists inside a FAISS index: their centroids, and which list a vector goes to.
+
+Shapes: n vectors, E values of each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from index.faiss_runtime import load_faiss
+from index.kmeans import Nearest, NearestByBlas, k_means
+
+# Codes, unlike centroids, need no more to be learned from.
+CODES_LEARN_FROM = 65_536
+
+
+def train(index: Any, vectors: np.ndarray, nearest: Nearest | None, seed: int) -> None:
+    """Learn centroids and codes from `vectors` (n, E) float32, the centroids by `nearest`; by NumPy if None.
+
+    Types that turn vectors before they go to lists are left to FAISS.
+    """
+    lists = _fillable(index)
+    if lists is None:
+        index.train(vectors)
+        return
+    lists.quantizer.add(k_means(vectors, lists.nlist, nearest or NearestByBlas(), seed))
+    index.train(vectors[:CODES_LEARN_FROM])  # FAISS takes the centroids that are there
+
+
+class Filler:
+    """Adds vectors to a trained index."""
+
+    def __init__(self, index: Any, nearest: Nearest | None):
+        """Take the index, and what finds the list of each vector; FAISS does if None, or if that is faster."""
+        faiss = load_faiss()
+        # FAISS frees an index with the object that made it; what is downcast is only a view of it.
+        self._owner, self._index = index, faiss.downcast_index(index)
+        self._lists = _fillable(index)
+        if nearest is None or self._lists is None:
+            self._nearest = None
+            return
+        graph = isinstance(faiss.downcast_index(self._lists.quantizer), faiss.IndexHNSW)
+        self._nearest = None if graph and not nearest.on_gpu else nearest
+        self._centroids = self._lists.quantizer.reconstruct_n(0, self._lists.nlist)
+
+    def add(self, vectors: np.ndarray) -> None:
+        """Add `vectors` (n, E) float32."""
+        if self._nearest is None or self._lists is None:
+            self._index.add(vectors)
+            return
+        faiss = load_faiss()
+        numbers = self._nearest(vectors, self._centroids)
+        self._lists.add_core(len(vectors), faiss.swig_ptr(vectors), None, faiss.swig_ptr(numbers))
+        if isinstance(self._index, faiss.IndexRefine):
+            self._index.refine_index.add(vectors)
+            self._index.ntotal = self._lists.ntotal
+
+
+def _fillable(index: Any) -> Any | None:
+    """The lists of `index`, bare or inside Refine, if vectors come to them as they are.
+
+    Not those of fast-scan codes: FAISS 1.15 mixes these up where it is told the lists.
+    """
+    faiss = load_faiss()
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexRefine):
+        index = faiss.downcast_index(index.base_index)
+    kinds = (faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFRaBitQ)
+    return index if type(index) in kinds else None
+
+
+def write_without_centroids(index: Any, path: str) -> None:
+    """Write an index without the centroids of its lists, which `open_segments` takes from what all segments share."""
+    faiss = load_faiss()
+    lists = faiss.try_extract_index_ivf(index)
+    if lists is None or not may_share(lists):
+        faiss.write_index(index, path)
+        return
+    own, owned = lists.quantizer, lists.own_fields
+    nothing = faiss.IndexFlatL2(lists.d)
+    lists.own_fields, lists.quantizer = False, nothing
+    try:
+        faiss.write_index(index, path)
+    finally:
+        lists.quantizer, lists.own_fields = own, owned
+
+
+def may_share(lists: Any) -> bool:
+    """Whether an index of inverted lists can be read without its centroids; product quantizers make tables of them."""
+    return not hasattr(load_faiss().downcast_index(lists), "pq")
