@@ -97,24 +97,27 @@ def annotate(
             reports = {name: _standing(before.get(name.lower()), origins[name]) for name in paths}
             if all(reports.values()):
                 return [report for report in reports.values() if report]
-            connection.execute(f"ATTACH {duck.literal(work / 'staging.duckdb')} AS staging")
-            connection.execute(f"ATTACH {duck.literal(work / 'new.duckdb')} AS new")
-            connection.execute("USE staging")
-            connection.execute(f"CREATE SCHEMA new.{META_SCHEMA}")
-            connection.execute(f"CREATE TABLE new.{META_TABLE} (name VARCHAR, meta VARCHAR)")
-            load_records(connection, store)
-            renewed = {name.lower() for name, report in reports.items() if report is None}
-            for table in before.values():
-                if table.name.lower() not in renewed:
+            renewed = [name for name, report in reports.items() if report is None]
+            kept = [table for name, table in before.items() if name not in {new.lower() for new in renewed}]
+
+            def write() -> None:
+                connection.execute(f"ATTACH {duck.literal(work / 'staging.duckdb')} AS staging")
+                connection.execute(f"ATTACH {duck.literal(work / 'new.duckdb')} AS new")
+                connection.execute("USE staging")
+                connection.execute(f"CREATE SCHEMA new.{META_SCHEMA}")
+                connection.execute(f"CREATE TABLE new.{META_TABLE} (name VARCHAR, meta VARCHAR)")
+                load_records(connection, store)
+                for table in kept:
                     quoted = duck.identifier(table.name)
                     connection.execute(f"CREATE TABLE new.main.{quoted} AS SELECT * FROM old.main.{quoted}")
                     _describe(connection, table.name, table.meta)
-            for name, path in paths.items():
-                if reports[name] is None:
-                    reports[name] = report = _load(connection, name, path, key)
+                for name in renewed:
+                    reports[name] = report = _load(connection, name, paths[name], key)
                     _describe(connection, name, {**asdict(report), **origins[name]})
-            connection.execute("USE memory")
-            connection.execute("DETACH new")
+                connection.execute("USE memory")
+                connection.execute("DETACH new")
+
+            duck.run(connection, write)
         version = versions.following(annotations_folder(store))
         files.commit(work / "new.duckdb", annotations_folder(store) / f"{version}.duckdb")
         versions.publish(annotations_folder(store), version, store.root)

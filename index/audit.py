@@ -13,7 +13,7 @@ from index.errors import StoreError
 from index.exact import NO_HIT
 from index.faiss_runtime import load_faiss
 from index.info import ROWS, VECTORS, current_info, held_file, rebuild
-from index.operating import Judge
+from index.judge import Judge
 from index.search import Searcher
 from index.store import Store
 from index.truth import NEIGHBOURS
@@ -29,7 +29,8 @@ class Audit:
 
     Attributes:
         queries: stored vectors that were searched for, their own row left out.
-        recall: recall@10 by the effort that the index has, ties counted (see `index.operating`).
+        recall: recall@10 by the effort that the index has, ties counted (see `index.judge`).
+        error: the standard error of that.
         target: that it was built for; None where it is exact.
         batch_ms, p50_ms, p99_ms: a query, of a batch of all; and of single ones the median and the slowest hundredth.
             What they read of the index is in memory by then.
@@ -42,6 +43,7 @@ class Audit:
 
     queries: int
     recall: float
+    error: float
     target: float | None
     batch_ms: float
     p50_ms: float
@@ -88,9 +90,11 @@ def audit(store: Store, sample: int) -> Audit:
     Searcher.open(store)
     opened_ms = 1e3 * (time.perf_counter() - begun)
     judge = Judge.by_search(opened.segments, opened.transform, rows, living.masks)
+    recall = judge.recall(found)
     return Audit(
         queries=len(rows),
-        recall=judge.recall(found),
+        recall=recall.value,
+        error=recall.error,
         target=info.operating.get("target"),
         batch_ms=batch / len(rows),
         p50_ms=float(np.percentile(alone, 50)),

@@ -33,13 +33,15 @@ from index.info import (
     rebuild,
     verify_files,
 )
-from index.kmeans import Nearest
-from index.operating import Judge, measure
-from index.segments import SegmentJob, full_rows, groups, make_segment, measured_with, open_segments
+from index.judge import Judge
+from index.kmeans import Nearest, NearestByBlas
+from index.operating import measure
+from index.segments import SegmentJob, Segments, full_rows, groups, make_segment, measured_with, open_segments
 from index.store import Embedding, Store
 from index.trained import Trained, learn
 from index.transform_files import describe, find, is_file, of_index, save
 from index.transforms import Kind, Transform, choose_kind
+from index.truth import QUERIES, SAMPLE
 from index.vectors import Part, finished_parts
 
 # An index is built anew when so many vectors came, beside those that its transform and lists were learned from.
@@ -92,10 +94,10 @@ def build_index(
         transform: "auto" (by the number of vectors), "none", "center", "whiten", "whiten:DIM", "pca:DIM", or the file
             transform.npz of an index over vectors of the same model, layer and pooling.
         recall: recall@10 that an approximate type has to reach, above 0 and at most 1.
-        anew: learn and build everything again.
+        anew: learn and build everything again; of no use with `compact`.
         compact: build the small segments of the live index again as few and large ones. Nothing is learned anew: type,
             transform and recall are those that it has.
-        nearest: finds the nearest of many centroids, to learn lists and to fill them; if None NumPy and FAISS do.
+        nearest: finds the nearest of many centroids, to learn lists and to fill them; NumPy does if None.
         run: makes the segments.
         progress: called with rows added and rows in all.
 
@@ -109,6 +111,7 @@ def build_index(
     """
     if not 0 < recall <= 1:
         raise StoreError(f"recall {recall:g}: must be above 0 and at most 1")
+    nearest = nearest or NearestByBlas()
     embedding = choose_embedding(store, name)
     parts = finished_parts(store, embedding)
     num_rows = sum(part.rows for part in parts)
@@ -124,10 +127,14 @@ def build_index(
         wanted = find(transform, embedding.fingerprint, embedding.dimension)
     standing = None if anew else _standing(store, embedding, type_, wanted, num_rows)
     if compact and standing is None:
-        raise StoreError(f"{store.root}: too much came since the index was learned; build it: {rebuild(store, live)}")
+        raise StoreError(
+            f"{store.root}: the live index cannot be kept (it is damaged, of other embeddings, or too much came since "
+            f"it was learned); build it: {rebuild(store, live)}"
+        )
     try:
         if standing is None:
-            salt = uuid.uuid4().hex if anew else ""
+            # The same until something is published, so that a build that was cut off goes on.
+            salt = f"after {versions.current(index_folder(store))}" if anew else ""
             trained = learn(store, embedding, type_, parts, wanted, nearest=nearest, salt=salt)
             learned_rows = num_rows
             space = describe(trained.transform, transform)
@@ -196,7 +203,13 @@ def _standing(
     except StoreError:
         # A damaged index is replaced: that is what the caller asks for. Segments that are whole are found again.
         return None
-    same = (info.type, info.embeddings, info.fingerprint) == (type_, embedding.name, embedding.fingerprint)
+    # An approximate one of an earlier format has nothing to be measured with.
+    measurable = info.type == FLAT or QUERIES in info.trained["checksums"]
+    same = measurable and (info.type, info.embeddings, info.fingerprint) == (
+        type_,
+        embedding.name,
+        embedding.fingerprint,
+    )
     automatic = isinstance(wanted, Kind) and wanted.name == "auto"
     # What was chosen for few vectors need not be what is chosen for more.
     chosen_anew = automatic and choose_kind(num_rows)[0] != choose_kind(info.rows)[0]
@@ -270,10 +283,22 @@ def _measured(store: Store, info: IndexInfo, transform: Transform, recall: float
     if info.type == FLAT or info.rows < 2:
         return info
     try:
-        judge = Judge(segments, transform, *measured_with(store, info))
+        judge = _judge(store, info, segments, transform)
         return replace(info, operating=measure(segments, judge, recall))
     except StoreError as error:
         raise StoreError(f"index type {info.type!r}: {error}") from error
+
+
+def _judge(store: Store, info: IndexInfo, segments: Segments, transform: Transform) -> Judge:
+    """The queries that were put aside for the index, and what was found for them while it was filled.
+
+    Those stand for the vectors that the lists were learned with. If others came, which may be of another kind, queries
+    are drawn from all, and everything is read to find their neighbours.
+    """
+    if info.rows == info.learned_rows:
+        return Judge(segments, transform, *measured_with(store, info))
+    rows = np.random.default_rng(info.rows).permutation(info.rows)[:SAMPLE]
+    return Judge.by_search(segments, transform, np.sort(rows))
 
 
 def _check_rows(store: Store, seq_ids: np.ndarray) -> None:

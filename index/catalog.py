@@ -45,12 +45,12 @@ def write_catalog(store: Store, file: Path) -> None:
         written = 0
         first = _first(ingested_records(store))
         with duck.new_connection(reads=store.root) as connection:
-            relation = connection.sql(
+            sql = (
                 f"SELECT s.seq_id, r.id, r.description, r.n_records, s.length "
                 f"FROM {duck.parquet(store.parts('sequences'))} s JOIN ({first}) r USING (seq_id) "
                 f"ORDER BY s.seq_id"
             )
-            for batch in relation.to_arrow_reader(ROW_GROUP):
+            for batch in duck.batches(connection, sql, ROW_GROUP):
                 if not np.array_equal(batch["seq_id"].to_numpy(), np.arange(written, written + len(batch))):
                     break
                 writer.write_batch(batch.cast(SCHEMA), row_group_size=ROW_GROUP)
@@ -95,7 +95,8 @@ def take_living(store: Store, catalog: Catalog, seq_ids: np.ndarray) -> pa.Table
     with duck.new_connection(reads=store.root) as connection:
         connection.register("touched", pa.table({"seq_id": touched}))
         records = f"SELECT * FROM ({placed_records(store)}) SEMI JOIN touched USING (seq_id)"
-        left = connection.sql(f"SELECT * FROM ({_first(records)}) ORDER BY seq_id").to_arrow_table()
+        first = connection.sql(f"SELECT * FROM ({_first(records)}) ORDER BY seq_id")
+        left = duck.run(connection, first.to_arrow_table)
     places = np.searchsorted(seq_ids, left["seq_id"].to_numpy())
     columns = []
     for field in SCHEMA:

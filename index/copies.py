@@ -20,7 +20,7 @@ from index.errors import StoreError
 from index.places import Place, RemotePath, open_stream
 
 CHUNK = 8 << 20
-SPARED_SECONDS = 24 * 3600
+SPARED_SECONDS = 3600
 _ORIGINALS: dict[Path, RemotePath] = {}
 
 

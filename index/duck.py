@@ -1,4 +1,4 @@
-"""Small things about DuckDB that several files need: quoting, connections, messages."""
+"""Small things about DuckDB that several files need: quoting, connections, statements that can be stopped, messages."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Iterable
-from functools import cache, cached_property, lru_cache
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -18,6 +21,7 @@ from index.places import Place, RemotePath
 
 # What DuckDB calls the files of a remote store: not by their own scheme, of which it may think to know something.
 REMOTE = "atlas"
+T = TypeVar("T")
 _TYPES = {
     pa.string(): "VARCHAR",
     pa.int64(): "BIGINT",
@@ -126,6 +130,45 @@ def new_connection(
     if isinstance(reads, RemotePath):
         connection.register_filesystem(_remote_files()(reads.filesystem))
     return connection
+
+
+def run(connection: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:
+    """What `work` returns, which asks `connection` and nobody else; Ctrl-C stops it.
+
+    Python raises for a signal in the main thread only, and there not before DuckDB returns, which looks for signals at
+    few places. So the main thread waits here while another one works; other threads may work themselves.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    answer: Future[T] = Future()
+
+    def fill() -> None:
+        try:
+            answer.set_result(work())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    worker = threading.Thread(target=fill, name="duckdb")
+    try:
+        worker.start()
+        # Not join: an interrupted one takes the thread for ended (Python issue 90882).
+        return answer.result()
+    finally:
+        # More than once, as it may be between two statements. The connection can be closed only when it is over, so a
+        # second Ctrl-C changes nothing.
+        while worker.ident is not None and not answer.done():
+            with suppress(KeyboardInterrupt):
+                connection.interrupt()
+                wait([answer], 0.05)
+
+
+def batches(
+    connection: duckdb.DuckDBPyConnection, sql: str, rows: int, params: dict[str, Any] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The answer to `sql` as it comes, `rows` at a time; Ctrl-C stops DuckDB at work on the next ones, as in `run`."""
+    reader = run(connection, lambda: connection.sql(sql, params=params).to_arrow_reader(rows))
+    while (batch := run(connection, partial(next, reader, None))) is not None:
+        yield batch
 
 
 @cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
@@ -140,6 +141,10 @@ class _Approximate(ABC):
 
     def search(self, queries: np.ndarray, k: int, mask: np.ndarray | None, effort: Effort) -> Found:
         num_rows = self._index.ntotal
+        if mask is not None and not self._takes_filters:
+            if _nearly_open(mask):
+                return _dropping(self.search, queries, k, mask, effort)
+            return padded(*self._scan(queries, k, mask), k, _each(int(np.count_nonzero(mask)), num_rows))
         allowed = num_rows if mask is None else int(np.count_nonzero(mask))
         wanted = min(k, allowed)
         if wanted == 0:
@@ -160,6 +165,16 @@ class _Approximate(ABC):
             rows[unfilled], scores[unfilled] = _scanned(self._scan, queries[unfilled], wanted, mask, num_rows)
             how += f"; {unfilled.size:,} queries compared with all rows"
         return padded(rows, scores, k, how if mask is None else f"{how}, among {allowed:,} of {num_rows:,} rows")
+
+    @cached_property
+    def _takes_filters(self) -> bool:
+        """Whether FAISS can filter this type; of some codes it says that it cannot."""
+        nothing = np.zeros((1, self._index.d), dtype=np.float32)
+        try:
+            self._attempt(nothing, 1, selector(np.ones(self._index.ntotal, dtype=bool)), Effort(1))
+        except RuntimeError:
+            return False
+        return True
 
     def _compared(self, queries: np.ndarray, k: int, mask: np.ndarray, allowed: int) -> Rows | None:
         """The answer by comparing with each allowed row; None where going through the index is better."""

@@ -99,14 +99,16 @@ class TopK:
             floors = scores[:, -1] - ROUNDING
         else:
             keep = min(self._k, len(ids))
-            floors = np.partition(rough, len(ids) - keep, axis=1)[:, len(ids) - keep] - ROUNDING
+            # Twice: both sides are rough.
+            floors = np.partition(rough, len(ids) - keep, axis=1)[:, len(ids) - keep] - 2 * ROUNDING
         above = rough >= floors[:, None]
-        width = int(above.sum(axis=1).max())
+        width = min(self._k, int(above.sum(axis=1).max()))
         found = np.full((len(queries), width), NO_HIT, dtype=np.int64)
         values = np.full((len(queries), width), -np.inf, dtype=np.float32)
         for line in np.flatnonzero(above.any(axis=1)):
             rows = np.flatnonzero(above[line])
-            found[line, : len(rows)] = ids[rows]
-            values[line, : len(rows)] = rescore(rows[None], queries[line : line + 1], vectors)[0]
+            exact = rescore(rows[None], queries[line : line + 1], vectors)
+            chosen, scored = best(ids[rows][None], exact, width)
+            found[line, : chosen.shape[1]], values[line, : chosen.shape[1]] = chosen[0], scored[0]
         kept = min(self._k, had.shape[1] + len(ids))
         return best(np.hstack([had, found]), np.hstack([scores, values]), kept)

@@ -79,3 +79,8 @@ def _features() -> set[str]:
     except (OSError, UnicodeDecodeError):
         return set()
     return set(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))
+
+
+def reason(error: RuntimeError) -> str:
+    """The end of a FAISS message, which carries the C++ signature in front."""
+    return str(error).splitlines()[0].split("Error:")[-1].strip()[:200]

@@ -157,9 +157,10 @@ def family_table(store: Store, families: Families) -> pa.Table:
     with duck.new_connection(reads=store.root) as connection:
         connection.register("members", members)
         try:
-            return connection.sql(
+            rows = connection.sql(
                 f"SELECT id, seq_id, cluster, size FROM members JOIN (SELECT seq_id, arg_min(id, place) AS id FROM "
                 f"({placed_records(store)}) GROUP BY seq_id) USING (seq_id) ORDER BY size DESC, cluster, seq_id"
-            ).to_arrow_table()
+            )
+            return duck.run(connection, rows.to_arrow_table)
         except duckdb.Error as error:
             raise StoreError(damage.complaint(store, ["records"], error)) from error

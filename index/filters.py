@@ -57,9 +57,8 @@ def matching_sequences(store: Store, where: str) -> np.ndarray:
                 for table in (*tables, *predicted)
                 if table in used and table != "sequences"
             )
-            found = connection.execute(
-                f"SELECT DISTINCT sequences.seq_id FROM sequences{joined} WHERE {condition} ORDER BY 1"
-            ).fetchnumpy()["seq_id"]
+            matching = f"SELECT DISTINCT sequences.seq_id FROM sequences{joined} WHERE {condition} ORDER BY 1"
+            found = duck.run(connection, lambda: connection.execute(matching).fetchnumpy()["seq_id"])
         except duckdb.Error as error:
             if damage.is_damage(error):
                 named = f"{where} sequences {' '.join(used)}"

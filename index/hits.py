@@ -112,12 +112,12 @@ def resolve_ids(store: Store, ids: Sequence[str]) -> tuple[list[str], np.ndarray
     found: dict[str, list[int]] = {}
     if ids and store.parts("records"):
         with duck.new_connection(reads=store.root) as connection:
-            rows = connection.execute(
+            rows = connection.sql(
                 f"SELECT id, list(DISTINCT seq_id ORDER BY seq_id) FROM {living_records(store)} "
                 "WHERE id IN (SELECT unnest(?::VARCHAR[])) GROUP BY id",
-                [sorted(set(ids))],
-            ).fetchall()
-        found = dict(rows)
+                params=[sorted(set(ids))],
+            )
+            found = dict(duck.run(connection, rows.fetchall))
     unknown = [id_ for id_ in dict.fromkeys(ids) if id_ not in found]
     if unknown:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
@@ -175,6 +175,7 @@ def _annotations_of(store: Store, seq_ids: np.ndarray, asked: dict[str, tuple[st
             )
             rows = connection.sql(
                 f"SELECT {chosen} FROM hit LEFT JOIN ({first}) t ON t.seq_id = hit.seq_id ORDER BY hit.seq_id"
-            ).to_arrow_table()
-            result.update({name: rows[name] for name in names})
+            )
+            found = duck.run(connection, rows.to_arrow_table)
+            result.update({name: found[name] for name in names})
     return pa.table(result)

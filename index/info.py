@@ -66,7 +66,8 @@ class IndexInfo:
         checksums: bytes and sha256 of each file of the version itself.
         operating: for approximate types, see `index.operating`: the recall@10 that was the "target", the effort that
             reaches it ("nprobe" or "ef_search", and "k_factor" where coarse codes are refined), the "recall_at_10"
-            that it has against exact search, the "sample" and "seed" it was measured on, and all "points" measured.
+            that it has against exact search with its standard "error", the size of the "sample" that it was measured
+            with, and all "points" measured.
         transform: the space of the scores: "kind" (none, center, whiten, whiten:DIM, pca:DIM), what was "asked", the
             "reason", "dimension" of a vector as stored, "sha256" of the map (two indexes with the same one give scores
             that can be compared), and how it was learned.

@@ -10,44 +10,44 @@ from typing import Any
 import numpy as np
 
 from index.faiss_runtime import load_faiss
-from index.kmeans import Nearest, NearestByBlas, k_means
+from index.kmeans import Nearest, k_means
 
 # Codes, unlike centroids, need no more to be learned from.
 CODES_LEARN_FROM = 65_536
 
 
-def train(index: Any, vectors: np.ndarray, nearest: Nearest | None, seed: int) -> None:
-    """Learn centroids and codes from `vectors` (n, E) float32, the centroids by `nearest`; by NumPy if None.
+def train(index: Any, vectors: np.ndarray, nearest: Nearest, seed: int) -> None:
+    """Learn centroids and codes from `vectors` (n, E) float32, the centroids by `nearest`.
 
-    Types that turn vectors before they go to lists are left to FAISS.
+    Types that turn vectors before they go to lists, or whose centroids are codes, are left to FAISS.
     """
     lists = _fillable(index)
     if lists is None:
         index.train(vectors)
         return
-    lists.quantizer.add(k_means(vectors, lists.nlist, nearest or NearestByBlas(), seed))
+    lists.quantizer.add(k_means(vectors, lists.nlist, nearest, seed))
     index.train(vectors[:CODES_LEARN_FROM])  # FAISS takes the centroids that are there
 
 
 class Filler:
     """Adds vectors to a trained index."""
 
-    def __init__(self, index: Any, nearest: Nearest | None):
-        """Take the index, and what finds the list of each vector; FAISS does if None, or if that is faster."""
+    def __init__(self, index: Any, nearest: Nearest):
+        """Take the index, and what finds the list of each vector; FAISS does where that is faster."""
         faiss = load_faiss()
         # FAISS frees an index with the object that made it; what is downcast is only a view of it.
         self._owner, self._index = index, faiss.downcast_index(index)
-        self._lists = _fillable(index)
-        if nearest is None or self._lists is None:
-            self._nearest = None
+        self._lists, self._nearest = _fillable(index), nearest
+        if self._lists is None:
             return
-        graph = isinstance(faiss.downcast_index(self._lists.quantizer), faiss.IndexHNSW)
-        self._nearest = None if graph and not nearest.on_gpu else nearest
+        if isinstance(faiss.downcast_index(self._lists.quantizer), faiss.IndexHNSW) and not nearest.on_gpu:
+            self._lists = None
+            return
         self._centroids = self._lists.quantizer.reconstruct_n(0, self._lists.nlist)
 
     def add(self, vectors: np.ndarray) -> None:
         """Add `vectors` (n, E) float32."""
-        if self._nearest is None or self._lists is None:
+        if self._lists is None:
             self._index.add(vectors)
             return
         faiss = load_faiss()
@@ -59,7 +59,7 @@ class Filler:
 
 
 def _fillable(index: Any) -> Any | None:
-    """The lists of `index`, bare or inside Refine, if vectors come to them as they are.
+    """The lists of `index`, bare or inside Refine, if vectors come to them as they are, and centroids stay as they are.
 
     Not those of fast-scan codes: FAISS 1.15 mixes these up where it is told the lists.
     """
@@ -67,8 +67,10 @@ def _fillable(index: Any) -> Any | None:
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexRefine):
         index = faiss.downcast_index(index.base_index)
-    kinds = (faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFRaBitQ)
-    return index if type(index) in kinds else None
+    if type(index) not in (faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFRaBitQ):
+        return None
+    plain = type(faiss.downcast_index(index.quantizer)) in (faiss.IndexFlatL2, faiss.IndexHNSWFlat)
+    return index if plain else None
 
 
 def write_without_centroids(index: Any, path: str) -> None:

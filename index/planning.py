@@ -14,15 +14,18 @@ from typing import Any
 import numpy as np
 
 from index.errors import StoreError
-from index.faiss_runtime import load_faiss
+from index.faiss_runtime import load_faiss, reason
 from index.info import FLAT, choose_type
+from index.kmeans import ROUNDS
 from index.segments import full_rows
-from index.trained import reason, training_rows
+from index.trained import num_lists, training_rows, untrained
 from index.transforms import Kind, Transform, check_kind, choose_kind, sample_size
+from index.truth import SAMPLE
 
 TRIAL = 4096
 AUTO = Kind("auto")
-ITERATIONS = 10  # of k-means, as FAISS has it for inverted lists
+# Batches, blocks of scores, and torch, whatever the size.
+WORKING_BYTES = 400 << 20
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,17 @@ def plan_index(
         indexed, learned_on = transform.axes or dimension, min(rows, sample_size(dimension))
     else:
         indexed, learned_on = transform.out_dimension, 0
-    index = _made(type_, indexed)
-    hot, cold, fixed = _bytes_of(index)
+    index = untrained(type_, indexed)
+    try:
+        hot, cold, fixed = _bytes_of(index)
+    except RuntimeError as error:
+        raise StoreError(
+            f"index type {type_!r}: FAISS does not tell the size of its codes ({reason(error)})"
+        ) from error
     # The seq_id of each row.
     hot_bytes = (hot + 8) * rows + fixed
     most = min(rows, full_rows(dimension))
-    trained_on = 0 if type_ == FLAT else min(rows, training_rows(_lists(index)))
+    trained_on = 0 if type_ == FLAT else min(rows, training_rows(num_lists(index)))
     # The sample as it is stored; with it copies for the transform (as picked, of length 1, and the latter in float64),
     # then what lists are learned from as it is indexed.
     sample = dimension * max(learned_on, trained_on)
@@ -89,19 +97,9 @@ def plan_index(
         indexed,
         hot_bytes,
         hot_bytes + cold * rows,
-        max(growing, training),
+        max(growing, training) + WORKING_BYTES,
         _core_seconds(index, type_, rows, dimension, transform) if trial and rows else None,
     )
-
-
-def _made(type_: str, dimension: int) -> Any:
-    faiss = load_faiss()
-    try:
-        return faiss.index_factory(dimension, type_, faiss.METRIC_L2)
-    except RuntimeError as error:
-        raise StoreError(
-            f"index type {type_!r}: FAISS does not know it for {dimension} dimensions ({reason(error)})"
-        ) from error
 
 
 def _bytes_of(index: Any) -> tuple[int, int, int]:
@@ -122,13 +120,9 @@ def _bytes_of(index: Any) -> tuple[int, int, int]:
     return index.sa_code_size(), 0, 0
 
 
-def _lists(index: Any) -> int:
-    lists = load_faiss().try_extract_index_ivf(index)
-    return 0 if lists is None else lists.nlist
-
-
 def _core_seconds(index: Any, type_: str, rows: int, dimension: int, transform: Kind | Transform) -> float:
-    """One core's time: learning, transforming, finding the lists of each vector, encoding it."""
+    """One core's time: learning, transforming, finding the lists of each vector, encoding it, and comparing it with the
+    queries of the measurement; not that of the disk."""
     faiss = load_faiss()
     generator = np.random.default_rng(0)
     vectors = generator.standard_normal((TRIAL, index.d)).astype(np.float32)
@@ -136,9 +130,9 @@ def _core_seconds(index: Any, type_: str, rows: int, dimension: int, transform: 
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
-        lists = _lists(index)
+        lists = num_lists(index)
         few = 16 if lists else 0
-        trial = _made(type_.replace(f"IVF{lists}_HNSW32", f"IVF{few}").replace(f"IVF{lists}", f"IVF{few}"), index.d)
+        trial = untrained(type_.replace(f"IVF{lists}_HNSW32", f"IVF{few}").replace(f"IVF{lists}", f"IVF{few}"), index.d)
         if not trial.is_trained:
             trial.train(vectors)
         each = _timed(lambda: trial.add(vectors)) / TRIAL
@@ -156,8 +150,9 @@ def _core_seconds(index: Any, type_: str, rows: int, dimension: int, transform: 
     finally:
         faiss.omp_set_num_threads(threads)
     graph = lists if "_HNSW" not in type_ else 32 * math.log2(max(2, lists))
-    learned = ITERATIONS * min(rows, training_rows(lists)) * lists * compared
-    return rows * (each + graph * compared) + learned
+    learned = ROUNDS * min(rows, training_rows(lists)) * lists * compared
+    asked = 0 if type_ == FLAT else SAMPLE
+    return rows * (each + (graph + asked) * compared) + learned
 
 
 def _timed(work: Any) -> float:

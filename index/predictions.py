@@ -140,8 +140,9 @@ def predictions_of(store: Store, seq_ids: np.ndarray, asked: dict[str, tuple[str
             try:
                 rows = connection.sql(
                     f"SELECT {chosen} FROM hit LEFT JOIN ({first}) t ON t.seq_id = hit.seq_id ORDER BY hit.seq_id"
-                ).to_arrow_table()
+                )
+                found = duck.run(connection, rows.to_arrow_table)
             except duckdb.Error as error:
                 raise StoreError(damage.complaint(store, [made], error)) from error
-            result.update({name: rows[name] for name in names})
+            result.update({name: found[name] for name in names})
     return pa.table(result)

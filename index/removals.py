@@ -78,7 +78,8 @@ def removed_sequences(store: Store) -> np.ndarray:
     if not store.removals:
         return np.empty(0, np.int64)
     with duck.new_connection(reads=store.root) as connection:
-        found = connection.execute(f"{dead_sequences(store)} ORDER BY seq_id").fetchnumpy()["seq_id"]
+        dead = f"{dead_sequences(store)} ORDER BY seq_id"
+        found = duck.run(connection, lambda: connection.execute(dead).fetchnumpy()["seq_id"])
     return np.asarray(found, dtype=np.int64)
 
 
@@ -108,11 +109,12 @@ def remove_records(store: Store, ids: Sequence[str]) -> Removal:
     gone = pa.Table.from_pylist([], SCHEMA)
     if store.parts("records"):
         with duck.new_connection(reads=store.root) as connection:
-            gone = connection.sql(
+            rows = connection.sql(
                 f"SELECT place, id, seq_id FROM ({placed_records(store)}) WHERE id IN (SELECT unnest($ids)) "
                 "ORDER BY place",
                 params={"ids": asked},
-            ).to_arrow_table()
+            )
+            gone = duck.run(connection, rows.to_arrow_table)
     found = set(gone["id"].to_pylist())
     unknown = tuple(id_ for id_ in asked if id_ not in found)
     if not found:

@@ -18,7 +18,7 @@ from index import wholes
 from index.engines import Effort, Engine, open_engine
 from index.errors import StaleIndexError, StoreError
 from index.exact import NO_HIT, TopK, best, exact_search
-from index.faiss_runtime import load_faiss
+from index.faiss_runtime import load_faiss, reason
 from index.info import (
     FLAT,
     ROWS,
@@ -36,7 +36,6 @@ from index.info import (
 from index.inverted import Filler, may_share, write_without_centroids
 from index.kmeans import Nearest
 from index.store import Store
-from index.trained import reason
 from index.transform_files import load
 from index.transforms import Transform, transformed
 from index.truth import KEPT, QUERIES, TRUTH, Queries, Truth, load_queries, load_truth, merged, save_truth
@@ -57,8 +56,7 @@ class SegmentJob:
         dimension: of the vectors as stored.
         trained: as `index.trained.learn` gives it: name and checksums.
         parts: the files whose vectors go in.
-        nearest: finds the list of each vector, where lists are many; FAISS does if None. Not a part of the name: it
-            says how, not what.
+        nearest: finds the list of each vector. Not a part of the name: it says how, not what.
     """
 
     store: Store
@@ -66,7 +64,7 @@ class SegmentJob:
     dimension: int
     trained: dict[str, Any]
     parts: tuple[Part, ...]
-    nearest: Nearest | None = None
+    nearest: Nearest
 
     @property
     def name(self) -> str:

@@ -94,9 +94,9 @@ def query(store: Store, sql: str, params: Sequence[Any] | Mapping[str, Any] | No
         try:
             kind = _admit(connection, sql)
             if kind == duckdb.StatementType.EXPLAIN:
-                rows = connection.execute(sql, params).fetchall()
+                rows = duck.run(connection, lambda: connection.execute(sql, params).fetchall())
                 return pa.table({"explain_key": [row[0] for row in rows], "explain_value": [row[1] for row in rows]})
-            return connection.sql(sql, params=params).to_arrow_table()
+            return duck.run(connection, lambda: connection.sql(sql, params=params).to_arrow_table())
         except duckdb.Error as error:
             raise StoreError(_message(store, connection, sql, error)) from error
 

@@ -1,14 +1,13 @@
 """What all segments of an index share: the transform of its vectors, and the FAISS index as it is before vectors come.
 
-That empty index holds what was learned, such as the centroids of inverted lists: equal vectors get equal codes in every
-segment, and a search over many segments looks at the lists that a search over one would.
+That empty index holds what was learned, such as the centroids of inverted lists: equal vectors get the same codes in
+every segment, but for rounding, and a search over many segments looks at the lists that a search over one would.
 
 Shapes: n rows, D values of a vector as stored, E values as it is indexed.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 
 from index import inverted, wholes
 from index.errors import StoreError
-from index.faiss_runtime import load_faiss
+from index.faiss_runtime import load_faiss, reason
 from index.info import FLAT, TRAINED, TRANSFORM, VECTORS, index_folder
 from index.kmeans import Nearest
 from index.store import Embedding, Store
@@ -29,6 +28,7 @@ from index.vectors import BATCH_BYTES, Part, batches, unit_rows
 
 FORMAT = 2
 SEED = 20_261_122
+LEAST = 256  # where lists are none: that many centroids have the usual codes
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def learn(
     parts: Sequence[Part],
     wanted: Kind | Transform,
     *,
-    nearest: Nearest | None = None,
+    nearest: Nearest,
     salt: str = "",
 ) -> Trained:
     """Learn transform and lists from a sample of the vectors in `parts`; or take what an earlier try has learned.
@@ -59,7 +59,7 @@ def learn(
     For an approximate type others are put aside, to measure its recall with.
 
     Args:
-        nearest: finds the nearest of many centroids; NumPy does if None.
+        nearest: finds the nearest of many centroids.
         salt: what was learned with another one is not taken.
 
     Raises:
@@ -89,13 +89,14 @@ def _learn(
     type_: str,
     parts: Sequence[Part],
     wanted: Kind | Transform,
-    nearest: Nearest | None,
+    nearest: Nearest,
     folder: Path,
 ) -> Transform:
     """Write what was learned into `folder`."""
     num_rows = sum(part.rows for part in parts)
     order = np.random.default_rng(SEED).permutation(num_rows)
-    lists = _num_lists(type_)
+    axes = wanted.out_dimension if isinstance(wanted, Transform) else wanted.axes or embedding.dimension
+    lists = num_lists(untrained(type_, axes))
     to_fit = order[: sample_size(embedding.dimension)] if isinstance(wanted, Kind) else order[:0]
     to_train = order[:0] if type_ == FLAT else order[: training_rows(lists)]
     # From the other end: none that anything was learned from, where there are enough.
@@ -107,16 +108,17 @@ def _learn(
         wanted = fit(learned_on, str(wanted), fingerprint=embedding.fingerprint)
     if wanted.mean is not None:
         save(wanted, folder / TRANSFORM)
-    index = _untrained(type_, wanted.out_dimension)
-    if len(to_ask):
+    index = untrained(type_, wanted.out_dimension)
+    if type_ != FLAT:
         places = np.searchsorted(rows, to_ask)
         queries = wanted.apply(vectors[places], seq_ids[places], "seq_id")
         save_queries(Queries(seq_ids[places], queries), folder / QUERIES)
     try:
         if not index.is_trained:
-            if num_rows < lists:
+            needed = lists or LEAST
+            if num_rows < needed:
                 raise StoreError(
-                    f"index type {type_!r} needs {lists} vectors to train, the store has {num_rows}; use flat"
+                    f"index type {type_!r} needs {needed} vectors to train, the store has {num_rows}; use flat"
                 )
             places = np.searchsorted(rows, to_train)
             inverted.train(index, _moved(vectors, places, seq_ids, wanted), nearest, SEED)
@@ -126,7 +128,12 @@ def _learn(
     return wanted
 
 
-def _untrained(type_: str, dimension: int) -> Any:
+def untrained(type_: str, dimension: int) -> Any:
+    """The FAISS index of a type for vectors of `dimension` values.
+
+    Raises:
+        StoreError: FAISS does not know it.
+    """
     faiss = load_faiss()
     if type_ == FLAT:
         return faiss.IndexFlatIP(dimension)
@@ -141,14 +148,15 @@ def _untrained(type_: str, dimension: int) -> Any:
         ) from error
 
 
-def _num_lists(type_: str) -> int:
-    found = re.search(r"\bIVF(\d+)", type_)
-    return int(found[1]) if found else 256
+def num_lists(index: Any) -> int:
+    """Inverted lists of a FAISS index; 0 where it has none."""
+    lists = load_faiss().try_extract_index_ivf(index)
+    return 0 if lists is None else lists.nlist
 
 
-def training_rows(num_lists: int) -> int:
+def training_rows(lists: int) -> int:
     """Vectors that so many lists are learned from; of many lists fewer each, so that they fit the memory."""
-    return max(20_000, num_lists * (64 if num_lists <= 4096 else 40))
+    return max(20_000, lists * (64 if lists <= 4096 else 40))
 
 
 def _picked(parts: Sequence[Part], rows: np.ndarray, dimension: int) -> tuple[np.ndarray, np.ndarray]:
@@ -176,8 +184,3 @@ def _moved(vectors: np.ndarray, places: np.ndarray, seq_ids: np.ndarray, transfo
         chosen = places[start : start + step]
         result[start : start + step] = transform.apply(vectors[chosen], seq_ids[chosen], "seq_id", precise=False)
     return result
-
-
-def reason(error: RuntimeError) -> str:
-    """The end of a FAISS message, which carries the C++ signature in front."""
-    return str(error).splitlines()[0].split("Error:")[-1].strip()[:200]

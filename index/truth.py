@@ -1,7 +1,8 @@
 """The queries that an index is measured with, and their true neighbours in each of its segments.
 
 Both are kept beside the index: the neighbours are found while a segment's vectors are at hand, so that nothing is read
-twice, and an index that grows is measured without looking at what it held before.
+twice. They stand for the vectors that the lists were learned with; an index that grew is measured with others (see
+`index.build`).
 
 Shapes: Q queries, E values of a vector as it is indexed.
 """
@@ -19,7 +20,7 @@ from index.exact import best
 QUERIES = "queries.npz"
 TRUTH = "truth.npz"
 NEIGHBOURS = 10
-SAMPLE = 200
+SAMPLE = 500
 # Room for ties, and for the query itself.
 KEPT = 3 * NEIGHBOURS + 1
 

@@ -92,16 +92,6 @@ def unit_rows(vectors: np.ndarray, labels: np.ndarray, what: str) -> np.ndarray:
     return (vectors / norms[:, None]).astype(np.float32)
 
 
-def unit_batches(parts: Sequence[Part], dimension: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """As `batches`, with the vectors scaled to length 1: seq_ids (n,), vectors (n, D).
-
-    Raises:
-        StoreError: a stored vector is zero or not finite; the message names file and seq_ids.
-    """
-    for path, seq_ids, vectors in batches(parts, dimension):
-        yield seq_ids, unit_rows(vectors, seq_ids, f"{path}: seq_id")
-
-
 def as_stored(vectors: np.ndarray, dtype: str) -> np.ndarray:
     """Vectors with as many digits as a set of `dtype` holds, float32 (n, D).
 

@@ -8,9 +8,9 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from raypipe.errors import RaypipeError, UsageError
 
@@ -93,6 +93,63 @@ def replacing(output: Path) -> Iterator[BinaryIO]:
         raise
     except OSError as error:
         raise _unwritable(output, error) from error
+
+
+@contextmanager
+def guarded_stdout() -> Iterator[None]:
+    """Whatever prints in here finds a standard output whose errors cannot be taken for those of another file.
+
+    At the end all of it is written; after another error as far as that goes.
+
+    Raises:
+        RaypipeError: it cannot be written.
+        BrokenPipeError: nobody reads it.
+    """
+    before: Any = sys.stdout
+    stream = _guarded(before)
+    if stream is None:
+        yield
+        return
+    before.flush()
+    sys.stdout = stream
+    try:
+        yield
+    except SystemExit:  # which is how commands end
+        stream.flush()
+        raise
+    except BaseException:
+        with suppress(OSError, RaypipeError):
+            stream.flush()
+        raise
+    else:
+        stream.flush()
+    finally:
+        sys.stdout = before
+
+
+def _guarded(stream: Any) -> io.TextIOWrapper | None:
+    """Another way to the file of `stream`; None where it has none, as what an application puts in its place."""
+    if not isinstance(stream, io.TextIOWrapper):
+        return None
+    try:
+        raw = _Stdout(stream.fileno(), "wb", closefd=False)
+    except io.UnsupportedOperation:
+        return None
+    lines, through = bool(stream.line_buffering), bool(stream.write_through)
+    under: Any = raw if through else io.BufferedWriter(raw)
+    return io.TextIOWrapper(under, stream.encoding, stream.errors, None, lines, through)
+
+
+class _Stdout(io.FileIO):
+    """The file behind standard output."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _unwritable("standard output", error) from error
 
 
 def _is_replaced(output: Path) -> bool:

@@ -71,7 +71,7 @@ def find_checkpoint(model: str, alive: Callable[[], None] = lambda: None) -> Che
         folder = Path(model).resolve()
         asked = path = str(folder)
         name = folder.name
-    elif model.startswith((".", "/", "~")) or name.count("/") > 1:
+    elif model.startswith((".", "/", "~")) or model.endswith("/") or name.count("/") > 1:
         raise RaypipeError(f"{model}: no such folder; give the folder that holds the checkpoint's config.json")
     elif entry or "/" in name:
         snapshot = hub.find_snapshot(_hub_ids(name, entry), revision or None, alive)

@@ -84,8 +84,9 @@ def find_snapshot(hub_ids: Sequence[str], revision: str | None, alive: Callable[
                     _check(found)
                     return found
                 failures += [] if offline else [f"{hub}: holds no weights"]
+    reasons = "; ".join(dict.fromkeys(failures))  # some are the same with and without the network
     raise RaypipeError(
-        f"the files of {hub_ids[0]} are neither in the cache nor could they be fetched ({'; '.join(failures)}); "
+        f"the files of {hub_ids[0]} are neither in the cache nor could they be fetched ({reasons}); "
         f"download them where there is a network (hf download {hub_ids[0]}), then give the folder as --model"
     )
 

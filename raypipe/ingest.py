@@ -28,6 +28,7 @@ from index.schema import RECORDS, REJECTS, SEQUENCES
 from index.store import Source, Store
 from raypipe.batches import BATCH_ROWS
 from raypipe.errors import InputError, RaypipeError, disk_error
+from raypipe.interrupts import check
 from raypipe.sources import TableColumns
 from raypipe.staging import Progress, Staged, hash_file, stage, storable, wait_for
 from raypipe.unpacking import shown
@@ -144,18 +145,22 @@ def _publish(store: Store, path: str, staged: Staged, memory_limit: str) -> Sour
     with duck.new_connection(memory_limit, spill=work / "spill", reads=store.root) as con:
         con.execute("SET preserve_insertion_order = false")
         earlier = f"WHERE {KEY} NOT IN (SELECT md5 FROM {duck.parquet(known)})" if known else ""
-        fresh = con.sql(
+        fresh = duck.batches(
+            con,
             f"""SELECT {KEY} AS md5, any_value(length) AS length, any_value(sequence) AS sequence
-                FROM {duck.parquet([staged.records])} {earlier} GROUP BY md5 ORDER BY length, md5"""
-        ).to_arrow_reader(ROW_GROUP)
+                FROM {duck.parquet([staged.records])} {earlier} GROUP BY md5 ORDER BY length, md5""",
+            ROW_GROUP,
+        )
         count = _write_parts(store, "sequences", number, SEQUENCES, _numbered(fresh, first))
         added = sorted((store.root / "sequences").glob(f"part-{number:05d}-*.parquet"))
-        rows = con.sql(
+        rows = duck.batches(
+            con,
             f"""SELECT id, description, $source AS source, ordinal, seq_id FROM {duck.parquet([staged.records])}
                 JOIN (SELECT md5, seq_id FROM {duck.parquet([*known, *added])}) AS known ON known.md5 = {KEY}
                 ORDER BY ordinal""",
-            params={"source": path},
-        ).to_arrow_reader(BATCH_ROWS)
+            BATCH_ROWS,
+            {"source": path},
+        )
         written = _write_parts(store, "records", number, RECORDS, rows)
     if staged.rejected:
         reader = pq.ParquetFile(staged.rejects).iter_batches(BATCH_ROWS)
@@ -189,6 +194,7 @@ def _write_parts(store: Store, kind: str, number: int, schema: pa.Schema, batche
             pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
         ):
             while batch is not None:
+                check()
                 writer.write_batch(batch.cast(schema), row_group_size=ROW_GROUP)
                 rows += batch.num_rows
                 batch = next(remaining, None) if rows < PART_ROWS else None

@@ -19,7 +19,7 @@ from raypipe.checkpoints import Checkpoint, find_checkpoint, find_heads
 from raypipe.completeness import Completeness, check_set, check_sources, shard_names
 from raypipe.cost import refuse_small_disk
 from raypipe.errors import IncompleteError, RaypipeError, UsageError, debugging, disk_error
-from raypipe.interrupts import interruptible
+from raypipe.interrupts import check, interruptible
 from raypipe.outputs import Ask
 from raypipe.plan import Shard, Task
 from raypipe.predictions import describe_heads, describe_mlm
@@ -238,6 +238,7 @@ class _Run:
                         raise stopped(f"stopped on {receipt.host}: {receipt.error}")
                     receipts.append(receipt)
                     self.progress.finished(receipt)
+                    check()
         finally:
             for writer in writers:
                 with suppress(OSError, StoreError):  # a lost line costs a look at a footer

@@ -37,10 +37,8 @@ def describe_heads(
         pseudoknots: let structures have them.
 
     Raises:
-        UsageError: an empty name, one name for several heads, or a threshold or pseudoknots where no head has a use
-            for them.
+        UsageError: one name for several heads, or a threshold or pseudoknots where no head has a use for them.
     """
-    _refuse_empty(name)
     if name is not None and len(heads) != 1:
         raise UsageError(f"--name {name}: names the predictions of one head, and there are {len(heads)}")
     if threshold is not None and not any(_decides(head.config) for head in heads):
@@ -69,10 +67,9 @@ def describe_mlm(settings: MlmSettings, checkpoint: Checkpoint) -> Prediction:
     """The set of predictions that the masked language model is asked for.
 
     Raises:
-        UsageError: an empty name, or a method or type given where what is asked has no use for it.
+        UsageError: a method or type is given where what is asked has no use for it.
         RaypipeError: the checkpoint has no masked-LM head.
     """
-    _refuse_empty(settings.name)
     logits = settings.what == "logits"
     if logits and "method" in settings.model_fields_set:
         raise UsageError("--method: logits are those of one pass over the sequence as it is; leave it out")
@@ -109,11 +106,6 @@ def _prediction(settings: RunSettings, checkpoint: Checkpoint, **about: Any) -> 
     identity = [made.model_fingerprint, made.head_fingerprint, made.task, made.problem, made.labels, made.threshold]
     identity += [made.pseudoknots, made.method, made.on_long, made.dtype]
     return replace(made, fingerprint=hashlib.sha256(json.dumps(identity).encode()).hexdigest())
-
-
-def _refuse_empty(name: str | None) -> None:
-    if name is not None and not name.strip():
-        raise UsageError("--name: is empty; name the set of predictions, or leave it out")
 
 
 def _decides(config: HeadConfig) -> bool:

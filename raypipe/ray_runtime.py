@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from raypipe import __version__
 from raypipe.errors import IncompleteError, RaypipeError, debugging
+from raypipe.interrupts import held
 from raypipe.plan import Task
 
 HOOK = "raypipe.bootstrap.pin"
@@ -80,12 +81,17 @@ def session(address: str | None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    _connect(ray, address or os.environ.get("RAY_ADDRESS") or "local")
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    # A Ray of our own that is broken off while it starts or ends leaves processes behind.
+    whole = held if address == "local" else nullcontext
     try:
+        with whole():
+            _connect(ray, address)
         _probe(ray)
         yield ray
     finally:
-        ray.shutdown()
+        with whole():
+            ray.shutdown()
 
 
 def _connect(ray: Any, address: str) -> None:

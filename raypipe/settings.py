@@ -5,10 +5,11 @@ Precedence: command line, then `RAYPIPE_*`, then the YAML file of `--config`, th
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from index.store import OnLong, Pooling, VectorDtype
 
@@ -30,7 +31,17 @@ def _split(value: Any) -> Any:
     return value
 
 
+def _check_name(value: str) -> str:
+    if not value.strip():
+        raise ValueError("is empty; give the set a name, or leave it out")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+        raise ValueError("use letters, digits, '.', '_' and '-' only, and begin with a letter or digit")
+    return value
+
+
 Names = Annotated[list[str], BeforeValidator(_split)]
+# Of a set: a folder is called so.
+SetName = Annotated[str, AfterValidator(_check_name)]
 HEADS = (
     "Heads of the checkpoint, adapters in its folder heads/, files of adapters (.safetensors), or result folders of "
     "raypipe finetune, separated by commas."
@@ -87,7 +98,7 @@ class RunSettings(BaseModel):
 class EmbedSettings(RunSettings):
     """How vectors are made, and on what."""
 
-    name: str | None = Field(
+    name: SetName | None = Field(
         default=None,
         description="Name of this set of vectors. By default the model's, with an unusual layer or pooling.",
     )
@@ -107,7 +118,7 @@ class PredictSettings(RunSettings):
     """What heads predict, and on what."""
 
     heads: Names = Field(default=[], description=f"{HEADS} A result brings its model, unless --model is given.")
-    name: str | None = Field(
+    name: SetName | None = Field(
         default=None, description="Name of the set of predictions, where there is one head. By default the head's."
     )
     threshold: float | None = Field(
@@ -134,7 +145,7 @@ class MlmSettings(RunSettings):
         description="For pll and variants: mask every nucleotide in a copy of its own, or read the sequence once as it "
         "is (wild-type: as many times faster as the sequence is long).",
     )
-    name: str | None = Field(default=None, description="Name of the set of predictions. By default what it is.")
+    name: SetName | None = Field(default=None, description="Name of the set of predictions. By default what it is.")
     store_dtype: VectorDtype = Field(default="float16", description="Type of the stored logits.")
 
 

@@ -119,9 +119,15 @@ def _sniff(path: str, start: bytes) -> str:
             raise InputError(f"{name}: is {what}, no sequence file; {remedy}")
     if start[257:262] == b"ustar":
         raise InputError(f"{name}: is a tar archive, no sequence file; unpack it with: tar -xf FILE")
-    if start.rstrip(b"\r").replace(b"\r\n", b"").count(b"\r") > start.count(b"\n"):
-        raise InputError(f"{name}: old Macintosh line ends; convert it with: tr '\\r' '\\n' < OLD > NEW")
     by_name = table_kind(path)
+    marked = start.lstrip().startswith((b">", b"@", b"#"))
+    binary = b"\0" in start
+    if binary and not marked:  # else it is for the one record to be refused
+        raise InputError(f"{name}: is binary, no sequence file; {FORMATS_HINT}")
+    # In what is no text the one byte is as common as the other.
+    text = not binary and (marked or by_name is not None)
+    if text and start.rstrip(b"\r").replace(b"\r\n", b"").count(b"\r") > start.count(b"\n"):
+        raise InputError(f"{name}: old Macintosh line ends; convert it with: tr '\\r' '\\n' < OLD > NEW")
     if by_name in {"csv", "tsv"}:
         return cast(str, by_name)
     for number, line in enumerate(start.splitlines(), 1):

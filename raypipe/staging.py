@@ -30,6 +30,7 @@ from index.schema import REJECTS
 from raypipe import bootstrap
 from raypipe.batches import GOOD, Batch, gathered
 from raypipe.errors import RaypipeError
+from raypipe.interrupts import check
 from raypipe.sources import TableColumns, read_batches
 from raypipe.tables import table_kind
 from raypipe.unpacking import unreadable
@@ -196,6 +197,7 @@ def _write(staged: Staged, name: str, batches: Iterator[Batch], progress: Progre
         pq.ParquetWriter(staged.rejects, REJECTS, **OPTIONS) as bad_file,
     ):
         for good, rejected in gathered(batches):
+            check()
             if rejected:
                 first = rejected[0]
                 staged.first_reason = staged.first_reason or f"line {first.line}, {first.id or 'no id'}: {first.reason}"

@@ -7,7 +7,7 @@ import json
 
 from index.store import Embedding
 from raypipe.checkpoints import Checkpoint
-from raypipe.errors import RaypipeError
+from raypipe.errors import UsageError
 from raypipe.settings import EmbedSettings
 
 
@@ -15,11 +15,11 @@ def describe_vectors(settings: EmbedSettings, checkpoint: Checkpoint) -> Embeddi
     """The set of vectors that these settings ask for, as far as they say it (see `raypipe.sets.settle`).
 
     Raises:
-        RaypipeError: the model has no such layer.
+        UsageError: the model has no such layer.
     """
     layer = checkpoint.config.num_layers if settings.layer == -1 else settings.layer
     if layer > checkpoint.config.num_layers:
-        raise RaypipeError(
+        raise UsageError(
             f"--layer {settings.layer}: {checkpoint.name} has {checkpoint.config.num_layers} layers; give 0 to "
             f"{checkpoint.config.num_layers}, or -1 for the last"
         )

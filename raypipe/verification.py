@@ -1,7 +1,7 @@
 """Is an atlas whole? Every file is looked at, without Ray and without the lock; `deep` reads every byte.
 
 What each part of the store has to hold follows from the manifest, the plans and the receipts. A problem names its file
-and how to mend it; those of shards, which can be made again, are mended by removing the file.
+and how to mend it; a damaged file of a set, which a run makes again, has to be removed for that.
 """
 
 from __future__ import annotations
@@ -39,12 +39,19 @@ class Problem:
     """Something that is not as it has to be.
 
     Attributes:
-        text: which file, what is wrong with it, and how to mend it.
-        remove: the file that has to go for that, so that a run makes it again; None where that does not help.
+        text: which file, what is wrong with it, and, where no run mends it, what does.
+        again: which run mends it, where one does.
+        remove: the damaged file that has to go before; None where that does not help.
     """
 
     text: str
+    again: str = ""
     remove: Place | None = None
+
+    @property
+    def damage(self) -> bool:
+        """Whether something is there that should not be so, rather than lacking yet."""
+        return self.remove is not None or not self.again
 
 
 @dataclass
@@ -95,18 +102,17 @@ def _check_set(store: Store, made: ShardedSet, section: Section, deep: bool) -> 
     """Every file of a set, and whether each sequence is in it once, or in rejects/."""
     shards = read_plan(store, made)
     again = f"run the same raypipe {command(made)} {store.root} again"
-    mend = f"raypipe verify {store.root} --mend removes it; then {again}"
     ends = [0, *(shard.seq_hi for shard in shards)]
     planned = [(shard.number, shard.seq_lo) for shard in shards]
     if planned != list(enumerate(ends[:-1])):
         plan = store.root / section.name / "plan.parquet"
-        section.problems.append(Problem(f"{plan}: leaves sequences out or has them twice; {mend}", plan))
+        section.problems.append(Problem(f"{plan}: leaves sequences out or has them twice", again, plan))
         return
     if ends[-1] != store.num_sequences:
         lacking = store.num_sequences - ends[-1]
-        section.problems.append(Problem(f"{section.name}: {lacking:,} sequences came since it was made; {again}"))
+        section.problems.append(Problem(f"{section.name}: {lacking:,} sequences came since it was made", again))
     for stray in find_strays(store, made, shards):
-        section.problems.append(Problem(f"{stray}: belongs to no shard of the plan; {mend}", stray))
+        section.problems.append(Problem(f"{stray}: belongs to no shard of the plan", again, stray))
     receipts = newest_receipts(store.root, made)
     listed = list_set(store, made)
     rows = failed = 0
@@ -127,12 +133,12 @@ def _check_set(store: Store, made: ShardedSet, section: Section, deep: bool) -> 
             path = rejects_path(store, made, shard)
             problem = _check_bytes(path, REJECTS, stamps)
             found += [(path, problem)] if problem else []
-        section.problems += [Problem(f"{path}: {problem}; {mend}", path) for path, problem in found]
+        section.problems += [Problem(f"{path}: {problem}", again, path) for path, problem in found]
         failed += len(rejected)
         rows += 0 if found else shard.num_sequences - len(rejected)
     if missing:
         listed = f"{len(missing)} of {len(shards)} shards unfinished: {shard_names(missing)}"
-        section.problems.append(Problem(f"{section.name}: {listed}; {again}"))
+        section.problems.append(Problem(f"{section.name}: {listed}", again))
     section.summary = f"{len(shards):,} shards, {rows:,} {participle(made)} and {failed:,} failed"
 
 
@@ -227,7 +233,7 @@ def _check_annotations(store: Store, section: Section, deep: bool) -> None:
                 for table in tables:
                     name = f"{ALIAS}.main.{duck.identifier(table.name)}"
                     # DuckDB compares the checksum of every block that it reads.
-                    connection.execute(f"SELECT bit_xor(hash(t)) FROM {name} t").fetchall()
+                    duck.run(connection, connection.sql(f"SELECT bit_xor(hash(t)) FROM {name} t").fetchall)
     except duckdb.Error as error:
         text = f"{file}: damaged ({duck.first_lines(error)}); remove it and CURRENT beside it, annotate again"
         section.problems.append(Problem(text))

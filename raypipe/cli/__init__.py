@@ -6,23 +6,32 @@ Results go to standard output, progress and messages to standard error. Exit cod
 
 from __future__ import annotations
 
+# Little, as Ctrl-C while it is imported is Python's to answer, with a traceback.
 import os
+import signal
 import sys
-import traceback
 from collections.abc import Sequence
-
-from raypipe.bootstrap import pin
 
 DONE, FAILED, USAGE, INCOMPLETE = range(4)
 # Links to pydantic's manual are for programmers; read when pydantic is imported.
 os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
 # What the extras bring: a plain installation reads and asks, but neither embeds nor searches.
 EXTRAS = ("torch", "ray", "safetensors", "huggingface_hub")
+STOPPED = "stopped; what is finished stays, run the same command again to go on"
 
 
 def main() -> None:
     """Entry point of the console script and of `python -m raypipe`."""
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # before `run` is ready for it, or after
+        code = _say(STOPPED, INCOMPLETE)
+    # What was to be done is done, or not: the end of the process changes nothing, and would be a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Where Ctrl-C broke off code that some module made from text (namedtuple, dataclass), Python has noted that nobody
+    # caught it, though we did, and would kill itself by the signal. The next code from text makes it forget.
+    exec("")
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -32,7 +41,15 @@ def run(arguments: Sequence[str]) -> int:
     """
     before = os.environ.get("RAYPIPE_DEBUG")
     try:
-        return _run(arguments)
+        from raypipe.interrupts import check, interruptible
+
+        with interruptible():
+            code = _run(arguments)
+            if code == DONE:
+                check()
+            return code
+    except KeyboardInterrupt:
+        return _say(STOPPED, INCOMPLETE)
     finally:
         # Not for the next command of this process.
         os.environ.pop("RAYPIPE_DEBUG", None)
@@ -41,39 +58,48 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    from raypipe.interrupts import check
+
     try:
+        from raypipe.bootstrap import pin
+
         pin()
         from raypipe.cli.app import launch
     except ImportError as error:
+        check()  # a module that is stopped while it loads may say so in this way
         return _say(str(error), FAILED)
     from index.errors import StoreError
     from model.errors import ModelError
+    from raypipe.answer_files import guarded_stdout
     from raypipe.errors import IncompleteError, RaypipeError, UsageError, debugging
-    from raypipe.interrupts import interruptible
 
     try:
-        with interruptible():
+        with guarded_stdout():
             launch(arguments)
     except UsageError as error:
         return _say(str(error), USAGE)
     except (RaypipeError, StoreError, ModelError) as error:
         if debugging():
+            import traceback
+
             traceback.print_exc()
         return _say(str(error), INCOMPLETE if isinstance(error, IncompleteError) else FAILED)
     except ModuleNotFoundError as error:
+        check()
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
             raise
         how = "pip install 'raypipe[cpu]' (or 'raypipe[gpu]' with an NVIDIA GPU)"
         return _say(f"{package} is not installed, and this needs it; run: {how}", FAILED)
-    except KeyboardInterrupt:
-        return _say("stopped; what is finished stays, run the same command again to go on", INCOMPLETE)
     except BrokenPipeError:
         # The reader of a pipe (head, less) has seen enough; Python would complain again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else FAILED
+    except Exception:
+        check()  # what becomes of it where C code takes it for an error of its own
+        raise
     return DONE
 
 

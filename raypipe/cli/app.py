@@ -26,6 +26,7 @@ from raypipe.cli import (
     models,
     planning,
     predicting,
+    refusals,
     system,
     training,
 )
@@ -42,6 +43,7 @@ app = App(
     version_flags=["--version"],
     help_format="plaintext",
     error_console=Console(stderr=True),
+    error_formatter=refusals.panel,
     # Nobody asks for an empty list by --empty-ids.
     default_parameter=Parameter(negative_iterable="", validator=refuse_remote),
 )

@@ -7,7 +7,7 @@ import sys
 import time
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter, validators
 
@@ -16,8 +16,12 @@ from index.store import Store
 from raypipe.cli.making import AtlasPath
 from raypipe.cli.progress import say
 from raypipe.errors import IncompleteError
+from raypipe.interrupts import obeyed
 from raypipe.status import AtlasStatus, SetStatus, atlas_status
 from raypipe.wording import duration
+
+if TYPE_CHECKING:
+    from raypipe.verification import Problem
 
 CLEAR = "\x1b[H\x1b[J"  # the cursor to the top, and the screen empty
 
@@ -46,6 +50,7 @@ def status(
     except KeyboardInterrupt:
         if not watch:
             raise
+        obeyed()
 
 
 def verify(
@@ -62,8 +67,7 @@ def verify(
     from raypipe.verification import verify as verify_store
 
     store = Store.open(atlas)
-    problems = 0
-    removed = []
+    found: list[Problem] = []
     with store.lock() if mend else nullcontext():
         writer = read_holder(store.root)
         if writer and writer.writing and not mend:
@@ -71,15 +75,21 @@ def verify(
         for section in verify_store(store, deep=deep):
             print(f"{'!!' if section.problems else 'ok'}  {section.name}: {section.summary}".rstrip(": "), flush=True)
             for problem in section.problems:
-                problems += 1
-                print(f"    {problem.text}", flush=True)
+                found.append(problem)
                 if mend and problem.remove is not None:
                     problem.remove.unlink(missing_ok=True)
-                    removed.append(problem.remove)
-    if removed:
-        say(f"removed {len(removed)} files; run the command that made them again, which makes what is missing")
-    if problems:
-        raise IncompleteError(f"{store.root}: {problems} problem{'' if problems == 1 else 's'}")
+                print(f"    {_told(problem, store, mend)}", flush=True)
+    if not deep and any(problem.damage for problem in found):
+        say(f"note: contents were not compared; that does: raypipe verify {store.root} --deep")
+    if found:
+        raise IncompleteError(f"{store.root}: {len(found)} problem{'' if len(found) == 1 else 's'}")
+
+
+def _told(problem: Problem, store: Store, removed: bool) -> str:
+    if problem.remove is None:
+        return "; ".join(part for part in (problem.text, problem.again) if part)
+    how = "removed;" if removed else f"raypipe verify {store.root} --mend removes it; then"
+    return f"{problem.text}; {how} {problem.again}"
 
 
 def _lines(state: AtlasStatus, now: float) -> list[str]:

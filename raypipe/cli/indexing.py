@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, ArgumentCollection, Parameter
+from cyclopts import App, ArgumentCollection, Parameter, Token
 
 from index.errors import StoreError, UnreachableError
 from index.info import FLAT, TARGET, IndexInfo, current_info, rebuild
@@ -168,10 +169,15 @@ def pass_over(_: App, commands: tuple[str, ...], arguments: ArgumentCollection) 
     if commands != ("index",):
         return
     given = {argument.field_info.name: argument for argument in arguments}
-    mode = next((mode for mode in MODES if given[mode].tokens), BUILD)
+    mode = next((mode for mode in MODES if any(_is_true(token) for token in given[mode].tokens)), BUILD)
     for name, uses in USES.items():
         if mode not in uses and all(token.source != "cli" for token in given[name].tokens):
             given[name].tokens.clear()
+
+
+def _is_true(token: Token) -> bool:
+    """Of a flag on the command line, where it has no value, or of what the environment or the file says."""
+    return token.implicit_value is True or str(token.value).strip().lower() in ("true", "yes", "y", "t", "1", "on")
 
 
 def _refuse_useless(**options: object) -> None:
@@ -192,10 +198,11 @@ def _measured(info: IndexInfo) -> str:
     """What the search effort is, and the recall that it was measured to have."""
     known = info.operating
     if not known:
-        return "exact"
+        return "exact" if info.type == FLAT else "too few vectors to measure its recall"
     effort = ", ".join(f"{name} {known[name]:g}" for name in ("nprobe", "ef_search", "k_factor") if name in known)
     by = f" by {effort}" if effort else ""
-    return f"recall@10 {known['recall_at_10']:g}{by}, measured with {known['sample']} of its vectors"
+    measured = f"{known['recall_at_10']:g} (standard error {known['error']:g})"
+    return f"recall@10 {measured}{by}, measured with {known['sample']} of its vectors"
 
 
 def _live(store: Store) -> IndexInfo | None:
@@ -254,7 +261,8 @@ def _verified(store: Store, sample: int) -> list[tuple[str, Any, str]]:
         raise UsageError(f"--sample {sample}: must be at least 1")
     found = audit(store, sample)
     said = {
-        "recall_at_10": f"{found.recall:.4f} against exact search, ties counted, by {found.queries:,} vectors",
+        "recall_at_10": f"{found.recall:.4f} (standard error {found.error:.4f}) against exact search, ties counted, by "
+        f"{found.queries:,} vectors",
         "target": "none: the type is exact" if found.target is None else f"{found.target:g}",
         "batch_ms": f"{found.batch_ms:.3f} ms a query, all at once",
         "p50_ms": f"{found.p50_ms:.3f} ms a query, one at a time",
@@ -265,10 +273,13 @@ def _verified(store: Store, sample: int) -> list[tuple[str, Any, str]]:
         "disk_bytes": f"{size(found.disk_bytes)} on disk",
     }
     values = found.to_json()
-    if found.target is not None and found.recall < found.target:
+    # Two standard errors: less may be the chance of the sample.
+    if found.target is not None and found.recall + 2 * found.error < found.target:
+        more = round((1 + found.target) / 2, 4)
+        command = rebuild(store, replace(current, operating={})) if (current := current_info(store)) else ""
         say(
-            f"the recall is below the {found.target:g} that the index was built for; build it again: "
-            f"{rebuild(store, current_info(store))} --anew"
+            f"the recall is below the {found.target:g} that the index was built for; ask for more, which measures "
+            f"again and builds nothing: {command} --recall {more:g}"
         )
     return [(name, values[name], text) for name, text in said.items()]
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from index.errors import StoreError
+from index.lock import LOCK_FILE
 from index.places import is_uri, place
 from index.predictions import check_name
-from index.store import Store
+from index.store import MANIFEST, Store, is_store
 from raypipe.checkpoints import find_checkpoint, find_heads
 from raypipe.cleaning import clean
 from raypipe.cli.arguments import is_atlas, literal_fasta, name_stdin, named_files, split_list
 from raypipe.cli.progress import ReadingProgress, RunProgress, say, warn_untrained
-from raypipe.errors import InputError, UsageError
+from raypipe.errors import InputError, RaypipeError, UsageError
 from raypipe.ingest import ingest as ingest_source
 from raypipe.ingest import staging_folder
 from raypipe.pipeline import embed as embed_store
@@ -96,11 +98,24 @@ def ingest_all(atlas: str | Path, inputs: Sequence[str], settings: IngestSetting
     """Ingest files, standard input and literal sequences into `atlas`, made where it is missing; say what each gave.
 
     Raises:
-        InputError: an input cannot be used; the others are ingested all the same.
+        InputError: an input cannot be used; the others are ingested all the same. If there are none, an atlas that was
+            made for them is taken away again.
     """
     inputs = name_stdin(inputs)
     refuse_missing(inputs)
-    store = Store.open_or_create(atlas)
+    root = place(atlas)
+    there, made = root.exists(), not is_store(root)
+    store = Store.open_or_create(root)
+    try:
+        _ingest_into(store, inputs, settings)
+    except RaypipeError:
+        if made:
+            _take_away(store, folder=not there)
+        raise
+    return store
+
+
+def _ingest_into(store: Store, inputs: Sequence[str], settings: IngestSettings) -> None:
     columns = TableColumns(settings.id_column, settings.sequence_column)
     files = [text for text in inputs if text == "-" or os.path.exists(text) or not _is_literal(text)]
     literals = [text for text in inputs if text not in files]
@@ -128,7 +143,22 @@ def ingest_all(atlas: str | Path, inputs: Sequence[str], settings: IngestSetting
     if failures:
         others = f" ({len(failures)} of {len(streams)} inputs; the others are ingested)" if len(streams) > 1 else ""
         raise InputError("; ".join(failures) + others)
-    return store
+
+
+def _take_away(store: Store, folder: bool) -> None:
+    """Remove a store that has no source yet, and its folder; not if anybody else put something there, or is about to.
+
+    Args:
+        folder: whether the folder goes too.
+    """
+    with suppress(StoreError, OSError), store.lock():
+        if store.sources or [entry.name for entry in store.root.iterdir() if entry.name[0] != "."] != [MANIFEST]:
+            return
+        (store.root / MANIFEST).unlink()
+        if isinstance(store.root, Path):
+            (store.root / LOCK_FILE).unlink()
+            if folder:
+                store.root.rmdir()
 
 
 def _staged(

@@ -38,6 +38,12 @@ def plan(
 
     if not inputs:
         raise UsageError("name an atlas or sequence files: raypipe plan ATLAS --model MODEL --device h200 --gpus 8")
+    unused = "gpus" if settings.device == "cpu" else "cpus"
+    if unused in settings.model_fields_set:
+        raise UsageError(
+            f"--{unused}: there are none with --device {settings.device}; name another device, or give "
+            f"{'--cpus' if unused == 'gpus' else '--gpus'}"
+        )
     if settings.measure and settings.device != "cpu":
         raise UsageError(
             f"--measure: runs the model on this machine's CPU; it tells nothing of --device {settings.device}"

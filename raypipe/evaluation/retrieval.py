@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from index.codes import Coded
+from index.codes import Coded, code_bytes
 from index.retrieval import Found, Question, measure, questions_of, rank_all, rank_listed
 from index.store import Pooling
 from index.transforms import fit
@@ -197,6 +197,9 @@ def _of_model(
     which: list[tuple[Pooling, int]] = [
         (cast(Pooling, pooling), layer) for layer in settings.layers for pooling in settings.pooling
     ]
+    for codes in settings.codes:
+        if codes != "none":
+            code_bytes(codes, checkpoint.config.hidden_size)  # an unknown name is told before minutes of work
     begin = time.monotonic()
     sets = vectors_of(checkpoint, labelled.sequences, which, settings, say)
     embedded = time.monotonic() - begin

@@ -16,6 +16,7 @@ from index import segments
 from index.build import build_index
 from index.errors import StoreError
 from index.info import IndexInfo, current_info
+from index.kmeans import NearestByBlas
 from index.search import Searcher
 from index.segments import SegmentJob
 from index.store import Store
@@ -156,7 +157,7 @@ def test_nobody_there_and_nothing_there(atlas: Path, tmp_path: Path) -> None:
         on_cluster(f"127.0.0.1:{port}")
     store = Store.open(atlas)
     made = store.embedding()
-    job = SegmentJob(store, "Flat", made.dimension, {}, tuple(finished_parts(store, made)[:1]))
+    job = SegmentJob(store, "Flat", made.dimension, {}, tuple(finished_parts(store, made)[:1]), NearestByBlas())
     atlas.rename(tmp_path / "away")
     with pytest.raises(RaypipeError, match="the atlas is gone from there, as"):
         _make(job)

@@ -27,6 +27,13 @@ def gone(run: Run, seconds: float = 10) -> bool:
     return not run.processes(*CLUSTER)
 
 
+def send(run: Run, stop: str) -> None:
+    if stop == "SIGTERM":
+        os.kill(run.process.pid, signal.SIGTERM)
+    else:  # a terminal sends it to all processes of the group
+        os.killpg(run.process.pid, signal.SIGINT)
+
+
 def times(atlas: Path) -> dict[str, int]:
     """When each finished shard was written."""
     return {path.name: path.stat().st_mtime_ns for path in shard_files(atlas)}
@@ -68,10 +75,7 @@ def test_stopped(tmp_path: Path, undisturbed: Path, stop: str, executor: str) ->
     options = ["--executor", "inline"] if executor == "inline" else ["--workers", "2"]
     with started(embed(undisturbed, *options), cwd=tmp_path, cpus=2 if executor == "ray" else 1) as run:
         run.wait_for(lambda: bool(shard_files(atlas)))
-        if stop == "SIGTERM":
-            os.kill(run.process.pid, signal.SIGTERM)
-        else:  # a terminal sends it to all processes of the group
-            os.killpg(run.process.pid, signal.SIGINT)
+        send(run, stop)
         run.wait(30)
         assert gone(run)
     assert run.code == 3, run.err
@@ -79,6 +83,23 @@ def test_stopped(tmp_path: Path, undisturbed: Path, stop: str, executor: str) ->
     assert run.out == ""
     assert len(run.lines) < 8
     resume(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("stop", ["SIGTERM", pytest.param("Ctrl-C", marks=pytest.mark.slow)])
+def test_stopped_while_ray_starts(tmp_path: Path, undisturbed: Path, stop: str) -> None:
+    with started(embed(undisturbed, "--workers", "2"), cwd=tmp_path, cpus=2) as run:
+        # The raylet has the command line of its agents among its options. They would outlive it by a minute.
+        run.wait_for(lambda: len(run.processes("runtime_env/agent")) > 1)
+        time.sleep(0.3)
+        send(run, stop)
+        run.wait(60)
+        end = time.monotonic() + 15
+        while run.processes() and time.monotonic() < end:
+            time.sleep(0.1)
+        assert run.processes() == {}
+    assert run.code == 3, run.err
+    assert run.lines[-1] == "raypipe: stopped; what is finished stays, run the same command again to go on"
+    assert len(run.lines) < 8
 
 
 @pytest.mark.slow

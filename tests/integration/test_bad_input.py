@@ -55,7 +55,8 @@ REFUSED = {
     "empty": ("x.fa", b"", "x.fa: empty, there are no sequences to read"),
     "blank": ("x.fa", b"\n \n", "x.fa: empty"),
     "empty gz": ("x.fa.gz", gzip.compress(b""), "x.fa.gz: empty"),
-    "PNG": ("x.fa", b"\x89PNG\r\n\x1a\n\0\0", "x.fa, line 1: not FASTA or FASTQ"),
+    "PNG": ("x.fa", b"\x89PNG\r\n\x1a\n\0\0", "x.fa: is binary, no sequence file; give FASTA or FASTQ"),
+    "binary table": ("x.csv", b"\x91\r\x07\r\0", "x.csv: is binary, no sequence file"),
     "GenBank": ("x.gb", b"LOCUS       NC_000913  10 bp\n", "x.gb: is a GenBank file, no sequence file; export"),
     "Word": ("x.docx", b"PK\x03\x04\x14\0\6\0", "x.docx: is a zip archive or an Office document"),
     "bare": ("x.txt", b"ACGUACGU\n", "give FASTA or FASTQ (plain, .gz, .xz, .zst, .bz2)"),
@@ -86,7 +87,24 @@ def test_a_file_that_is_refused(cli: Cli, case: str) -> None:
     assert (ran.code, ran.out) == (FAILED, "")
     assert words in ran.err
     assert ran.err.startswith(f"raypipe: {name}")
-    assert Store.open("atlas").sources == []
+    assert not Path("atlas").exists()
+
+
+def test_refused_input_leaves_what_was_there(cli: Cli) -> None:
+    """An atlas that was made for nothing goes again, and nothing else."""
+    write("x.fa", "")
+    Path("own").mkdir()
+    Path("own/.note").write_text("mine")
+    for verb in ("ingest", "embed"):
+        assert cli(verb, "x.fa", "-o", "own").code == FAILED
+        assert [path.name for path in Path("own").iterdir()] == [".note"]
+    Store.open_or_create("empty")
+    assert cli("ingest", "x.fa", "-o", "empty").code == FAILED
+    assert Store.open("empty").sources == []
+    assert cli("ingest", "x.fa", write("y.fa", GOOD), "-o", "own").code == FAILED
+    assert len(Store.open("own").sources) == 1
+    assert cli("ingest", "x.fa", "-o", "own").code == FAILED
+    assert len(Store.open("own").sources) == 1
 
 
 @pytest.mark.parametrize(("name", "words"), [("gone.fa", "gone.fa: no such file"), (".", ".: is a folder; name the")])

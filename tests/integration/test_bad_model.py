@@ -128,12 +128,13 @@ CONFIG = json.dumps(AidoRnaConfig(num_layers=1, hidden_size=16, num_heads=2, int
         (lambda _: "aido.rna-650m@no-such-revision", "hf download multimolecule/aido.rna-650m"),
         (lambda _: "/no/such/folder", "/no/such/folder"),
         (lambda _: "models/of/mine", "models/of/mine"),
+        (lambda _: "nano/", "nano/: no such folder; give the folder that holds the checkpoint's config.json"),
         (folder_with(), "holds no config.json"),
         (folder_with(config_json="{"), "config.json cannot be read"),
         (folder_with(config_json='{"model_type": "bert"}'), "model_type is 'bert'"),
         (folder_with(config_json=CONFIG), "m holds no model.safetensors"),
     ],
-    ids=["name", "hub", "revision", "path", "relative path", "empty", "damaged", "bert", "no weights"],
+    ids=["name", "hub", "revision", "path", "relative path", "slash", "empty", "damaged", "bert", "no weights"],
 )
 def test_a_model_that_cannot_be_had(cli: Cli, tmp_path: Path, model: Callable[[Path], str], words: str) -> None:
     """Said before anything is read or made."""
@@ -142,6 +143,12 @@ def test_a_model_that_cannot_be_had(cli: Cli, tmp_path: Path, model: Callable[[P
     assert ran.code == FAILED
     assert words in ran.err
     assert not Path("atlas").exists()
+
+
+def test_a_complaint_of_the_hub_is_told_once(cli: Cli) -> None:
+    ran = cli("model", "info", "my model/x")
+    assert ran.code == FAILED
+    assert ran.err.count("Repo id must") == 1
 
 
 def test_weights_that_are_cut_short(cli: Cli, atlas: Path, other: Path, tmp_path: Path) -> None:
@@ -183,11 +190,13 @@ def test_an_untrained_model_says_so(cli: Cli, atlas: Path, fresh: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (["--layer", "99"], FAILED, "--layer 99: tiny has 1 layers; give 0 to 1, or -1 for the last"),
-        (["--name", "a/b"], FAILED, "--name 'a/b': use letters, digits, '.', '_' and '-' only"),
-        (["--layer", "-2"], USAGE, "layer"),
-        (["--pooling", "median"], USAGE, "'mean', 'cls' or 'max'"),
-        (["--shard-tokens", "0"], USAGE, "shard_tokens"),
+        (["--layer", "99"], USAGE, "--layer 99: tiny has 1 layers; give 0 to 1, or -1 for the last"),
+        (["--name", "a/b"], USAGE, "--name a/b: use letters, digits, '.', '_' and '-' only"),
+        (["--layer", "-2"], USAGE, "--layer -2: input should be greater than or equal to -1"),
+        (["--pooling", "median"], USAGE, "--pooling median: input should be 'mean', 'cls' or 'max'"),
+        (["--shard-tokens", "0"], USAGE, "--shard-tokens 0: input should be greater than or equal to 1"),
+        (["--dtype", "float64", "--workers", "x"], USAGE, "--dtype float64: input should be 'float32', 'bfloat16' or"),
+        (["--workers", "x"], USAGE, "--workers x: input should be a valid integer"),
         (["--bogus"], USAGE, "Unknown option: --bogus"),
         (["-o", "elsewhere"], USAGE, "is an atlas; embed it alone, or name inputs and -o ATLAS"),
     ],
@@ -204,7 +213,7 @@ def test_settings_that_make_no_sense(
     ("text", "words"),
     [
         ("poling: max\n", ["poling", "settings.yaml", "--pooling"]),
-        ("pooling: median\n", ["pooling", "'mean', 'cls' or 'max'"]),
+        ("pooling: median\n", ["settings.yaml: pooling: median: input should be 'mean', 'cls' or 'max'"]),
         ("- pooling\n", ["settings.yaml", "holds no settings; write them in lines such as: pooling: mean"]),
         ("layer: 1\npooling: [\n", ["settings.yaml", "no YAML", "line 3"]),
         (None, ["settings.yaml", "cannot be read (No such file or directory)"]),
@@ -226,6 +235,10 @@ def test_precedence_of_settings(cli: Cli, atlas: Path, tiny: Path, monkeypatch: 
     assert cli("embed", atlas, "--config", "settings.yaml", "--store-dtype", "float16", *INLINE).code == DONE
     made = Store.open(atlas).embeddings["tiny-max"]
     assert (made.pooling, made.layer, made.dtype) == ("max", 1, "float16")
+    monkeypatch.setenv("RAYPIPE_EMBED_LAYER", "last")
+    ran = cli("embed", atlas, *INLINE)
+    assert ran.code == USAGE
+    assert "RAYPIPE_EMBED_LAYER=last: input should be a valid integer" in ran.err
     # What one command line was given is not the next one's.
     monkeypatch.delenv("RAYPIPE_EMBED_LAYER")
     ran = cli("embed", atlas, "--model", tiny, *INLINE)

@@ -210,7 +210,7 @@ def test_table_for_people_and_files_beside(
         (["--layer", "last"], 2, "layer 'last': give whole numbers"),
         (["--pooling", "mean,median"], 2, "pooling 'median': unknown; use"),
         (["--transform", "bleach"], 2, "transform 'bleach': unknown"),
-        (["--codes", "Foo7", "--split", "all", "--baselines", "none"], 1, "codes 'Foo7': FAISS cannot make them"),
+        (["--codes", "Foo7", "--split", "all", "--baselines", "none"], 1, "codes 'Foo7': FAISS has none of that name"),
         (["--baselines", "blast"], 2, "baseline 'blast': unknown; use"),
         (["--baselines", "auto,kmer"], 2, "auto and none stand alone"),
         (["--models", "none", "--baselines", "none"], 2, "nothing to compare"),

@@ -59,7 +59,10 @@ def test_refusals(cli: Cli, finished: Path, tmp_path: Path) -> None:
         ([finished, "--measure", "--device", "h200"], USAGE, "--measure: runs the model on this machine's CPU"),
         ([finished, "--measure", "--utilisation", "0.5"], USAGE, "give one of them"),
         ([finished, tmp_path / "empty.fa"], USAGE, "is an atlas; name it alone"),
-        ([finished, "--utilisation", "2"], USAGE, "utilisation"),
+        ([finished, "--utilisation", "2"], USAGE, "--utilisation 2: input should be less than or equal to 1"),
+        ([finished, "--gpus", "2"], USAGE, "--gpus: there are none with --device cpu; name another device, or give --"),
+        ([finished, "--device", "h100", "--cpus", "2"], USAGE, "--cpus: there are none with --device h100"),
+        ([finished, "--device", "h100", "--gpus", "0"], USAGE, "--gpus 0: input should be greater than or equal to 1"),
         ([tmp_path / "gone.fa"], FAILED, "gone.fa: no such file"),
     ):
         ran = cli("plan", *arguments)

@@ -132,9 +132,9 @@ def test_options_that_are_refused(cli: Cli, ingested: Make, headed: Path) -> Non
         ),
         (["--heads", "loops", "--threshold", "0.3"], "--threshold: nothing that 'loops' says depends on one", USAGE),
         (["--heads", "loops", "--pseudoknots"], "--pseudoknots: 'loops' gives no structure; leave it out", USAGE),
-        (["--heads", "coding", "--threshold", "1.5"], "less than 1", USAGE),
+        (["--heads", "coding", "--threshold", "1.5"], "--threshold 1.5: input should be less than 1", USAGE),
         (["--heads", "loops", "--name", "records"], "the name 'records' for predictions is taken", FAILED),
-        (["--heads", "loops", "--name", "../x"], "use letters, digits", FAILED),
+        (["--heads", "loops", "--name", "../x"], "--name ../x: use letters, digits", USAGE),
     ):
         ran = cli("predict", atlas, "--model", headed, *options, *INLINE)
         assert (ran.code, words in ran.err) == (code, True), ran.err

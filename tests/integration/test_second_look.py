@@ -204,3 +204,21 @@ def test_the_environment_speaks_to_one_verb(cli: Cli, finished: Path, monkeypatc
     assert "did you mean RAYPIPE_SEARCH_COLUMNS?" in ran.err
     monkeypatch.setenv("RAYPIPE_NAME", "nonsense")
     assert "nano" in cli("model", "info").out
+
+
+def test_a_standard_output_that_takes_nothing(cli: Cli, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments in (
+        ["info", finished],
+        ["status", finished, "--format", "json"],
+        ["verify", finished],
+        ["plan", finished],
+        ["index", finished, "--plan"],
+        ["model", "info", "--json"],
+        ["sql", finished, "FROM records"],
+        ["--help"],
+    ):
+        with Path("/dev/full").open("w") as full, monkeypatch.context() as patched:
+            patched.setattr(sys, "stdout", full)
+            ran = cli(*arguments)
+        assert ran.code == FAILED
+        assert ran.err == "raypipe: standard output: cannot be written (No space left on device)"

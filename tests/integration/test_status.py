@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,7 @@ import pytest
 
 from index.receipts import append_receipts, newest_receipts, read_receipts, receipts_path
 from index.store import Store
-from raypipe.cli import DONE, FAILED
-from raypipe.cli.checking import status
+from raypipe.cli import DONE, FAILED, run
 from raypipe.status import atlas_status
 from tests.integration.conftest import Cli, Make
 
@@ -72,10 +72,10 @@ def test_watching_ends_with_ctrl_c(
     def wait(seconds: float) -> None:
         waited.append(seconds)
         if len(waited) == 3:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("raypipe.cli.checking.time.sleep", wait)
-    status(str(atlas), watch=True, every=0.5, format="json")
+    assert run(["status", str(atlas), "--watch", "--every", "0.5", "--format", "json"]) == DONE
     lines = capsys.readouterr().out.splitlines()
     assert waited == [0.5] * 3
     assert [json.loads(line)["complete"] for line in lines] == [False] * 3

@@ -114,8 +114,17 @@ def test_a_damaged_shard(cli: Cli, atlas: Path, finished: Path, tiny: Path, dama
     assert ran.code == INCOMPLETE
     assert ran.err.endswith(": 1 problem")
     (line,) = [line for line in ran.out.splitlines() if text in line]
-    assert f"run the same raypipe embed {atlas} again" in line
-    assert cli("verify", atlas, *options, "--mend").code == INCOMPLETE
+    again = f"; run the same raypipe embed {atlas} again"
+    if damage != "missing":
+        again = f"; raypipe verify {atlas} --mend removes it; then{again[1:]}"
+    assert line.endswith(again)
+    assert (f"contents were not compared; that does: raypipe verify {atlas} --deep" in ran.err) == (
+        not deep and damage != "missing"
+    )
+    ran = cli("verify", atlas, *options, "--mend")
+    assert ran.code == INCOMPLETE
+    (line,) = [line for line in ran.out.splitlines() if text in line]
+    assert line.endswith(again.replace(f"raypipe verify {atlas} --mend removes it; then", "removed;"))
     ran = cli("embed", atlas, "--model", tiny, *INLINE)
     assert ran.code == DONE, ran.err
     assert cli("verify", atlas, "--deep").code == DONE

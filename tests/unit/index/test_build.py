@@ -185,7 +185,7 @@ def test_approximate_types_state_their_recall(builder, vectors):
     assert info.metric == "l2"
     assert info.operating["recall_at_10"] >= 0.99
     assert 1 <= info.operating["nprobe"] <= 8
-    assert info.operating["sample"] == 200
+    assert info.operating["sample"] == 500
     assert current_info(store) == info
 
 

@@ -55,7 +55,7 @@ def test_equal_vectors_leave_centroids_without_any():
 def test_lists_that_are_told_are_those_that_faiss_finds(families, kind):
     faiss = load_faiss()
     empty = faiss.index_factory(24, kind, faiss.METRIC_L2)
-    train(empty, families, None, seed=1)
+    train(empty, families, NearestByBlas(), seed=1)
     assert empty.is_trained
     assert empty.ntotal == 0
     told, found = faiss.clone_index(empty), faiss.clone_index(empty)
@@ -67,7 +67,43 @@ def test_lists_that_are_told_are_those_that_faiss_finds(families, kind):
     np.testing.assert_array_equal(faiss.serialize_index(told), faiss.serialize_index(found))
 
 
-@pytest.mark.parametrize("kind", ["IVF16_HNSW8,Flat", "RR16,IVF16,Flat", "IVF16,RaBitQfs", "IVF16,PQ8x4", "HNSW8"])
+def test_what_all_vectors_share_does_not_blur_the_nearest(families):
+    """Raw mean vectors of a language model have cosines near 1."""
+    common = 300 * np.random.default_rng(6).standard_normal(24).astype(np.float32)
+    centroids = families[:32]
+    truth = NearestByBlas()(families, centroids)
+    assert (NearestByBlas()(families + common, centroids + common) == truth).mean() > 0.999
+
+
+class OnGpu(NearestByBlas):
+    """Says so, and is as exact."""
+
+    on_gpu = True
+
+
+def test_a_graph_over_the_centroids_is_passed_over_on_a_gpu(families):
+    faiss = load_faiss()
+    told = faiss.index_factory(24, "IVF16_HNSW8,Flat", faiss.METRIC_L2)
+    train(told, families, OnGpu(), seed=1)
+    nearest = NearestByBlas()(families, told.quantizer.reconstruct_n(0, 16))
+    Filler(told, OnGpu()).add(families)
+    sizes = [told.invlists.list_size(place) for place in range(16)]
+    assert sizes == np.bincount(nearest, minlength=16).tolist()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "IVF16_HNSW8,Flat",
+        "RR16,IVF16,Flat",
+        "IVF16,RaBitQfs",
+        "IVF16,PQ8x4",
+        "HNSW8",
+        "IMI2x4,Flat",
+        "IVF16(SQ8),Flat",
+        "IVF16(PCA12,SQ8),SQ8",
+    ],
+)
 def test_types_that_find_their_lists_themselves(families, kind):
     faiss = load_faiss()
     told = faiss.index_factory(24, kind, faiss.METRIC_L2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -11,11 +12,14 @@ import numpy as np
 import pytest
 
 from index import segments as segments_module
+from index.audit import audit
 from index.build import MOST_SMALL, build_index, one_by_one
 from index.errors import StoreError, StoreLockedError
 from index.info import current_info, index_folder
+from index.kmeans import NearestByBlas
 from index.removals import remove_records
 from index.search import Searcher
+from index.truth import QUERIES
 from index.vectors import finished_parts
 from tests.made import index_file, on_disk
 from tests.runs import started
@@ -280,7 +284,7 @@ def test_a_segment_is_of_what_was_learned(builder, clustered):
     store = builder.embedded(clustered)
     (part, *_) = finished_parts(store, store.embedding())
     learned = {"name": "a", "checksums": {"vectors.faiss": {"bytes": 10, "sha256": "0" * 64}}}
-    job = segments_module.SegmentJob(store, "IVF8,Flat", 16, learned, (part,))
+    job = segments_module.SegmentJob(store, "IVF8,Flat", 16, learned, (part,), NearestByBlas())
     again = {**learned, "checksums": {"vectors.faiss": {"bytes": 10, "sha256": "1" * 64}}}
     assert job.name == replace(job, trained=dict(learned)).name
     assert job.name != replace(job, trained=again).name
@@ -290,7 +294,7 @@ def test_a_segment_is_of_what_was_learned(builder, clustered):
 def test_a_recall_that_is_not_reached_is_refused(builder, clustered):
     store = builder.embedded(clustered)
     before = built(store)
-    with pytest.raises(StoreError, match=r"'IVF8,SQ4': this type reaches a recall@10 of 0\.\d+ at most.*--recall 0\."):
+    with pytest.raises(StoreError, match=r"'IVF8,SQ4': .* measured to reach a recall@10 of 0\.\d+, and.*--recall 0\."):
         built(store, "IVF8,SQ4", recall=0.999)
     assert current_info(store) == before
     assert built(store, "IVF8,SQ4", recall=0.5).operating["recall_at_10"] >= 0.5
@@ -324,6 +328,62 @@ def test_points_and_efforts(builder, clustered):
     opened.find(clustered[:2], 3, recall=best)
     with pytest.raises(StoreError, match=r"measured to reach [01.]+\d* at most"):
         opened.find(clustered[:2], 3, recall=best + 1e-3)
+
+
+def test_growth_of_another_kind_is_measured_too(builder):
+    """Close families came first, and of them one list finds all; then came vectors that are near to nothing."""
+    generator = np.random.default_rng(8)
+    centres = generator.standard_normal((32, 16))
+    first = centres[np.arange(2400) % 32] + 0.01 * generator.standard_normal((2400, 16))
+    store = builder.store(builder.random_records(3000))
+    made = builder.embedding()
+    store.put_embedding(made)
+    builder.write_part(store, made, 0, np.arange(2400), first)
+    before = built(store, "IVF32,Flat", transform="none").operating
+    assert before["nprobe"] == 1
+    builder.write_part(store, made, 1, np.arange(2400, 3000), generator.standard_normal((600, 16)))
+    after = built(store, "IVF32,Flat", transform="none", recall=0.97)
+    assert (after.added_rows, len(after.segments)) == (600, 2)
+    assert after.operating["nprobe"] > 2
+    assert audit(store, 3000).recall > 0.95
+
+
+@pytest.mark.parametrize("kind", ["IVF8,PQ4+8", "HNSW8_PQ4"])
+def test_types_that_faiss_cannot_filter(builder, clustered, cosines, kind):
+    """They are compared one by one where a filter is asked for, and not after every removal."""
+    store = builder.embedded(clustered)
+    built(store, kind, transform="none", recall=0.1)
+    allowed = np.arange(0, 600, 7)
+    found = Searcher.open(store).find(clustered[:20], 10, allowed=allowed)
+    truth = cosines(clustered[:20], clustered[allowed])
+    np.testing.assert_array_equal(found.seq_ids, allowed[np.argsort(-truth, axis=1, kind="stable")[:, :10]])
+    with store.lock():
+        remove_records(store, ["R00003"])
+    found = Searcher.open(store).find(clustered[:20], 10)
+    assert (found.seq_ids >= 0).all()
+    assert 3 not in found.seq_ids
+    assert found.how["searched"] == ["11 neighbours, without 1 of 600 rows"]
+
+
+def test_an_index_without_what_recall_is_measured_with_is_built_anew(builder, clustered):
+    """As those of the first commits with segments are."""
+    store = builder.embedded(clustered)
+    before = built(store, "IVF8,Flat")
+    info = on_disk(index_folder(store)) / before.version / "index.json"
+    said = json.loads(info.read_text())
+    del said["trained"]["checksums"][QUERIES]
+    info.write_text(json.dumps(said))
+    assert built(store, "IVF8,Flat", recall=0.95).version == "000002"
+
+
+def test_an_approximate_index_of_nothing(builder):
+    """All sequences failed, or none came yet."""
+    store = builder.store()
+    made = builder.embedding()
+    store.put_embedding(made)
+    builder.write_part(store, made, 0, [], np.empty((0, 16), np.float32))
+    assert built(store, "HNSW8").rows == 0
+    assert Searcher.open(store).find(np.ones((2, 16), np.float32), 3).seq_ids.tolist() == [[-1] * 3] * 2
 
 
 def test_near_duplicates_count_as_ties(builder):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import sys
 from pathlib import Path
 
 import pytest
 
-from raypipe.answer_files import check_output, opened, replacing, same_file
+from raypipe.answer_files import check_output, guarded_stdout, opened, replacing, same_file
 from raypipe.errors import RaypipeError, UsageError
 
 
@@ -35,6 +37,35 @@ def test_links_and_devices_stay_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(RaypipeError, match=r"/dev/full: cannot be written"), opened(Path("/dev/full")) as stream:
         stream.write("anything")
     assert not Path("/dev/full").is_file()
+
+
+@pytest.mark.parametrize("text", ["short", "x" * 100_000])
+def test_standard_output_that_takes_nothing(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        for end in (lambda: None, lambda: sys.exit(0)):
+            with (  # noqa: PT012
+                pytest.raises(RaypipeError, match=r"^standard output: cannot be written \(No space left on device\)$"),
+                guarded_stdout(),
+            ):
+                print(text)
+                end()
+            assert sys.stdout is full
+
+
+def test_errors_of_other_files_are_not_those_of_standard_output(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "out").write_text("")
+    with (tmp_path / "out").open("a") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        print("first")
+        with pytest.raises(OSError, match="No space left") as caught, guarded_stdout():  # noqa: PT012
+            print("second")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        print("third")
+    assert caught.value.errno == errno.ENOSPC
+    assert (tmp_path / "out").read_text() == "first\nsecond\nthird\n"
 
 
 def test_outputs_that_cannot_be(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.i
 @pytest.mark.parametrize("exact", [True, False])
 def test_as_numpy_finds_it(device, exact, monkeypatch):
     generator = np.random.default_rng(3)
-    vectors = generator.standard_normal((5000, 96)).astype(np.float32)
-    centroids = 2 * generator.standard_normal((50, 96)).astype(np.float32)
+    common = 100 * generator.standard_normal(96)  # as raw mean vectors of a language model have
+    vectors = (common + generator.standard_normal((5000, 96))).astype(np.float32)
+    centroids = (common + 2 * generator.standard_normal((50, 96))).astype(np.float32)
     monkeypatch.setitem(nearest.BLOCK_BYTES, device, 4 * 50 * 900)  # in six blocks, the last one short
     if exact:
         monkeypatch.setattr(nearest, "_has_bfloat16", lambda *_: False)
