@@ -12,7 +12,7 @@ import numpy as np
 from index.errors import StoreError
 from index.exact import NO_HIT
 from index.faiss_runtime import load_faiss
-from index.info import ROWS, VECTORS, current_info, held_file, rebuild
+from index.info import REFINEMENT, ROWS, VECTORS, current_info, held_file, rebuild
 from index.judge import Judge
 from index.search import Searcher
 from index.store import Store
@@ -85,7 +85,9 @@ def audit(store: Store, sample: int) -> Audit:
     private += _private_bytes()
     batch = _timed(opened, vectors)[1]
     alone = np.array([_timed(opened, vectors[line : line + 1])[1] for line in range(min(ALONE, len(vectors)))])
-    mapped = _mapped_bytes({held_file(store, info, path) for path in info.files if path.endswith((VECTORS, ROWS))})
+    mapped = _mapped_bytes(
+        {held_file(store, info, path) for path in info.files if path.endswith((VECTORS, REFINEMENT, ROWS))}
+    )
     begun = time.perf_counter()
     Searcher.open(store)
     opened_ms = 1e3 * (time.perf_counter() - begun)

@@ -19,6 +19,7 @@ from index.store import Store
 INDEX = "index"
 INFO = "index.json"
 VECTORS = "vectors.faiss"
+REFINEMENT = "refinement.faiss"
 ROWS = "rows.npy"
 CATALOG = "catalog.parquet"
 TRANSFORM = "transform.npz"

@@ -5,11 +5,13 @@ Shapes: n vectors, E values of each.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from index.faiss_runtime import load_faiss
+from index.info import REFINEMENT, VECTORS
 from index.kmeans import Nearest, k_means
 
 # Codes, unlike centroids, need no more to be learned from.
@@ -73,20 +75,46 @@ def _fillable(index: Any) -> Any | None:
     return index if plain else None
 
 
-def write_without_centroids(index: Any, path: str) -> None:
-    """Write an index without the centroids of its lists, which `open_segments` takes from what all segments share."""
+def write_segment(index: Any, folder: Path) -> None:
+    """Write an index into `folder`, for `read_segment`.
+
+    Without the centroids of its lists, which all segments share. Codes that only refine go into a file of their own, so
+    that those that every search reads stand close together.
+    """
     faiss = load_faiss()
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexRefine):
+        faiss.write_index(index.refine_index, str(folder / REFINEMENT))
+        index = faiss.downcast_index(index.base_index)
     lists = faiss.try_extract_index_ivf(index)
     if lists is None or not may_share(lists):
-        faiss.write_index(index, path)
+        faiss.write_index(index, str(folder / VECTORS))
         return
     own, owned = lists.quantizer, lists.own_fields
     nothing = faiss.IndexFlatL2(lists.d)
     lists.own_fields, lists.quantizer = False, nothing
     try:
-        faiss.write_index(index, path)
+        faiss.write_index(index, str(folder / VECTORS))
     finally:
         lists.quantizer, lists.own_fields = own, owned
+
+
+def read_segment(vectors: Path, refinement: Path | None, shared: Any) -> Any:
+    """Open what `write_segment` wrote, memory-mapped.
+
+    Args:
+        refinement: the file of codes that refine, where there is one.
+        shared: the index that has the centroids; to be kept alive by the caller for as long as the result.
+    """
+    faiss = load_faiss()
+    index = faiss.read_index(str(vectors), faiss.IO_FLAG_MMAP_IFC)
+    centroids = faiss.try_extract_index_ivf(shared)
+    if centroids is not None and may_share(centroids):
+        lists = faiss.extract_index_ivf(index)
+        lists.own_fields, lists.quantizer = False, centroids.quantizer
+    if refinement is None:
+        return index
+    return faiss.IndexRefine(index, faiss.read_index(str(refinement), faiss.IO_FLAG_MMAP_IFC))
 
 
 def may_share(lists: Any) -> bool:

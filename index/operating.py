@@ -21,6 +21,8 @@ K_FACTORS = (2.0, 4.0, 8.0, 16.0)
 ENOUGH = 0.9995
 # Where twice the visits twice brought no more than this, further ones bring nothing: the codes are what errs.
 PLATEAU = 0.001
+# Times of one trial are told by chance; of those to choose from the best of so many counts.
+REPEATS = 3
 Point = dict[str, Any]
 
 
@@ -38,13 +40,17 @@ def measure(segments: Segments, judge: Judge, target: float = TARGET) -> dict[st
     """
     points = list(_points(segments, judge, target))
     num_queries = len(judge.queries.seq_ids)
+    everything = np.arange(num_queries)
     while True:
         surely = [point for point in points if point["recall_at_10"] - point["error"] >= target]
-        chosen = _cheapest(surely, target) or max(points, key=lambda point: (point["recall_at_10"], -point["ms"]))
-        if chosen["queries"] == num_queries:
+        least = _least(surely, target) or [max(points, key=lambda point: (point["recall_at_10"], -point["ms"]))]
+        open_ = [point for point in least if not point["sure"]]
+        if not open_:
             break
-        effort = Effort(chosen.get(segments.engine.effort_name), chosen.get("k_factor"))
-        points[points.index(chosen)] = _tried(segments, judge, effort, np.arange(num_queries))
+        for point in open_:
+            effort = Effort(point.get(segments.engine.effort_name), point.get("k_factor"))
+            points[points.index(point)] = _tried(segments, judge, effort, everything, REPEATS)
+    chosen = min(least, key=lambda point: point["ms"])
     if chosen["recall_at_10"] < target:
         most = _most(points)
         other = "flat or HNSW32" if segments.engine.refines else "flat, or one with Refine(SQfp16) at its end"
@@ -52,7 +58,7 @@ def measure(segments: Segments, judge: Judge, target: float = TARGET) -> dict[st
             f"this type was measured to reach a recall@10 of {most:g}, and {target:g} is asked for: take another (such "
             f"as {other}), or ask for less: --recall {most:g}"
         )
-    best = {name: value for name, value in chosen.items() if name not in ("ms", "queries")}
+    best = {name: value for name, value in chosen.items() if name not in ("ms", "sure")}
     return {"target": target, **best, "sample": num_queries, "points": points}
 
 
@@ -67,7 +73,7 @@ def effort_for(operating: dict[str, Any], name: str, recall: float | None = None
     """
     point = operating
     if recall is not None and operating:
-        point = _cheapest(operating["points"], recall) or {}
+        point = min(_least(operating["points"], recall), key=lambda point: point["ms"], default={})
         if not point:
             most = _most(operating["points"])
             raise StoreError(f"recall {recall:g}: this index was measured to reach {most:g} at most; search exactly")
@@ -81,13 +87,13 @@ def timed(segments: Segments, queries: np.ndarray, effort: Effort) -> tuple[np.n
     return found, 1e3 * (time.perf_counter() - begun) / len(queries)
 
 
-def _cheapest(points: Sequence[Point], recall: float) -> Point | None:
-    """The fastest of the least efforts that reach `recall`, one for each k_factor: times alone are told by chance."""
+def _least(points: Sequence[Point], recall: float) -> list[Point]:
+    """The least efforts that reach `recall`, one for each k_factor."""
     least: dict[float | None, Point] = {}
     for point in points:  # by rising effort
         if point["recall_at_10"] >= recall:
             least.setdefault(point.get("k_factor"), point)
-    return min(least.values(), key=lambda point: point["ms"], default=None)
+    return list(least.values())
 
 
 def _most(points: Sequence[Point]) -> float:
@@ -95,7 +101,7 @@ def _most(points: Sequence[Point]) -> float:
 
 
 def _points(segments: Segments, judge: Judge, target: float) -> Iterator[Point]:
-    """What was measured, for each k_factor by rising visits, until further ones bring nothing."""
+    """What was measured, by rising k_factor and visits, until further ones bring nothing."""
     num_queries = len(judge.queries.seq_ids)
     few = np.unique(np.linspace(0, num_queries - 1, min(TRIED, num_queries)).astype(int))
     most = max(each.max_effort for each in segments.engines)
@@ -111,17 +117,18 @@ def _points(segments: Segments, judge: Judge, target: float) -> Iterator[Point]:
             recalls.append(point["recall_at_10"])
             reached = max(reached, recalls[-1])
             if recalls[-1] >= max(ENOUGH, target):
-                break
+                return  # nothing is left for more candidates to find
 
 
 def _is_flat(recalls: Sequence[float]) -> bool:
-    return len(recalls) > 4 and recalls[-1] - recalls[-3] <= PLATEAU
+    return len(recalls) > 6 and recalls[-1] - recalls[-5] <= PLATEAU
 
 
-def _tried(segments: Segments, judge: Judge, effort: Effort, lines: np.ndarray) -> Point:
-    """One effort, tried with some of the queries: the effort, "recall_at_10", its standard "error", the number of
-    "queries", and "ms" for one of a batch."""
-    found, milliseconds = timed(segments, judge.queries.vectors[lines], effort)
+def _tried(segments: Segments, judge: Judge, effort: Effort, lines: np.ndarray, repeats: int = 1) -> Point:
+    """One effort, tried with some of the queries: the effort, "recall_at_10", its standard "error", whether that is
+    "sure" (by all queries), and "ms" for one of a batch, the best of some."""
+    trials = [timed(segments, judge.queries.vectors[lines], effort) for _ in range(repeats)]
+    found, milliseconds = trials[0][0], min(spent for _, spent in trials)
     recall = judge.recall(found, lines)
     said = {segments.engine.effort_name: effort.visits, "k_factor": effort.k_factor}
     return {
@@ -129,18 +136,20 @@ def _tried(segments: Segments, judge: Judge, effort: Effort, lines: np.ndarray) 
         # Rounded so that what is said is not more than what was measured.
         "recall_at_10": float(np.floor(recall.value * 1e4 + 1e-6) / 1e4),
         "error": round(recall.error, 4),
-        "queries": len(lines),
+        "sure": len(lines) == len(judge.queries.seq_ids) and repeats == REPEATS,
         "ms": round(milliseconds, 4),
     }
 
 
 def _visits(name: str, most: int) -> Iterator[int | None]:
-    """By doubling, up to all that there is."""
+    """By doubling, with the middle between from 8 on, up to all that there is."""
     if not name:
         yield None
         return
     visits = 1 if name == "nprobe" else 16
     while visits < most:
         yield visits
+        if visits >= 8 and visits * 3 // 2 < most:
+            yield visits * 3 // 2
         visits *= 2
     yield most

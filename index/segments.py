@@ -21,6 +21,7 @@ from index.exact import NO_HIT, TopK, best, exact_search
 from index.faiss_runtime import load_faiss, reason
 from index.info import (
     FLAT,
+    REFINEMENT,
     ROWS,
     SEGMENTS,
     TRAINED,
@@ -33,7 +34,7 @@ from index.info import (
     local_file,
     rebuild,
 )
-from index.inverted import Filler, may_share, write_without_centroids
+from index.inverted import Filler, read_segment, write_segment
 from index.kmeans import Nearest
 from index.store import Store
 from index.transform_files import load
@@ -41,7 +42,7 @@ from index.transforms import Transform, transformed
 from index.truth import KEPT, QUERIES, TRUTH, Queries, Truth, load_queries, load_truth, merged, save_truth
 from index.vectors import Part
 
-FORMAT = 2
+FORMAT = 3
 # What the vectors of one segment may take as float32, whatever the type; see `index.planning` for what a build needs.
 SEGMENT_BYTES = 4 << 30
 
@@ -118,7 +119,7 @@ def make_segment(job: SegmentJob, progress: Callable[[int], None] | None = None)
             try:
                 index = load_faiss().read_index(str(empty))
                 seq_ids, truth = _fill(index, job, transform, queries, progress)
-                write_without_centroids(index, str(temporary / VECTORS))
+                write_segment(index, temporary)
             except RuntimeError as error:
                 raise StoreError(f"{job.store.root}: FAISS cannot build {job.type!r}: {reason(error)}") from error
             np.save(temporary / ROWS, seq_ids)
@@ -272,20 +273,17 @@ def open_segments(store: Store, info: IndexInfo, transform: Transform) -> Segmen
     try:
         path = f"{TRAINED}/{info.trained['name']}/{VECTORS}"
         shared = faiss.read_index(str(held_file(store, info, path)), faiss.IO_FLAG_MMAP_IFC)
-        lists = faiss.try_extract_index_ivf(shared)
         indexes, seq_ids = [], []
         for segment in info.segments:
             path = f"{SEGMENTS}/{segment.name}"
-            index = faiss.read_index(str(held_file(store, info, f"{path}/{VECTORS}")), faiss.IO_FLAG_MMAP_IFC)
+            refined = held_file(store, info, f"{path}/{REFINEMENT}") if REFINEMENT in segment.checksums else None
+            index = read_segment(held_file(store, info, f"{path}/{VECTORS}"), refined, shared)
             ids = np.load(held_file(store, info, f"{path}/{ROWS}"), mmap_mode="r" if segment.rows else None)
             if (index.ntotal, index.d, len(ids)) != (segment.rows, info.dimension, segment.rows):
                 raise StoreError(
                     f"{index_folder(store) / path}: damaged index, {index.ntotal} vectors of {index.d} values and "
                     f"{len(ids)} ids where index.json says {segment.rows} of {info.dimension}; {mend}"
                 )
-            if lists is not None and may_share(lists):
-                own = faiss.extract_index_ivf(index)
-                own.own_fields, own.quantizer = False, lists.quantizer
             indexes.append(index)
             seq_ids.append(ids)
     except (RuntimeError, OSError, ValueError) as error:

@@ -92,6 +92,7 @@ def kill_in_the_middle(run: Run, head: Head, atlas: Path) -> None:
     run.wait_for(killed)
 
 
+@pytest.mark.slow
 def test_a_worker_dies_and_a_user_stops_it(atlas: Path, built_here: Path, head: Head) -> None:
     """Nothing half is published, nothing is made twice, and in the end it is the index that is made here."""
     with started(command(atlas, head), cwd=atlas.parent) as run:

@@ -8,7 +8,7 @@ import pytest
 from index.build import build_index
 from index.errors import StoreError
 from index.faiss_runtime import load_faiss
-from index.info import ROWS, VECTORS
+from index.info import REFINEMENT, ROWS, VECTORS
 from index.planning import WORKING_BYTES, plan_index
 from index.transform_files import of_index
 from index.transforms import parse_kind
@@ -66,7 +66,7 @@ def test_axes_that_are_kept(builder, asked, indexed):
         with store.lock():
             info = build_index(store, kind=kind, transform=asked, recall=0.3)
         assert planned.dimension == info.dimension == indexed
-        held = sum(known["bytes"] for path, known in info.files.items() if path.endswith((VECTORS, ROWS)))
+        held = sum(known["bytes"] for path, known in info.files.items() if path.endswith((VECTORS, REFINEMENT, ROWS)))
         assert planned.disk_bytes == pytest.approx(held, rel=0.03)
         assert planned.core_seconds is not None
         assert planned.core_seconds > 0

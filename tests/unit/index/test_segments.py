@@ -17,6 +17,7 @@ from index.build import MOST_SMALL, build_index, one_by_one
 from index.errors import StoreError, StoreLockedError
 from index.info import current_info, index_folder
 from index.kmeans import NearestByBlas
+from index.operating import ENOUGH
 from index.removals import remove_records
 from index.search import Searcher
 from index.truth import QUERIES
@@ -319,7 +320,8 @@ def test_points_and_efforts(builder, clustered):
     store = builder.embedded(clustered)
     info = built(store, "IVF16,RaBitQ,Refine(SQfp16)", recall=0.8)
     points = info.operating["points"]
-    assert {point["k_factor"] for point in points} == {2.0, 4.0, 8.0, 16.0}
+    assert sorted({point["k_factor"] for point in points})[:2] == [2.0, 4.0]
+    assert points[-1]["recall_at_10"] >= ENOUGH or points[-1]["k_factor"] == 16
     assert all(0 <= point["recall_at_10"] <= 1 and point["ms"] > 0 for point in points)
     opened = Searcher.open(store)
     best = max(point["recall_at_10"] for point in points)
