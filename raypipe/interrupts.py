@@ -25,8 +25,7 @@ def interruptible() -> Iterator[None]:
     before = {signal.SIGTERM: signal.getsignal(signal.SIGTERM), signal.SIGINT: signal.getsignal(signal.SIGINT)}
     if before[signal.SIGINT] not in (signal.default_int_handler, _stop):
         del before[signal.SIGINT]  # of an application; or a shell started us in its background, deaf to Ctrl-C
-    if _stop not in before.values():
-        _came = False
+    outermost = _stop not in before.values()
     try:
         for number in before:
             signal.signal(number, _stop)
@@ -34,6 +33,8 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if outermost:  # what comes next in this process is not stopped by it
+            _came = False
 
 
 def check() -> None:
