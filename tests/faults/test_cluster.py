@@ -7,6 +7,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.faults.conftest import SHARD_TOKENS, Head
 from tests.runs import CONSOLE, NANO, RAY_WORKER, assert_same_vectors, done, free_ports, shard_files, started
 
@@ -15,6 +17,7 @@ def embed(undisturbed: Path, *options: str) -> list[str]:
     return [*CONSOLE, "embed", str(undisturbed.with_name("in.fa")), "-o", "atlas", *SHARD_TOKENS, *options]
 
 
+@pytest.mark.slow
 def test_a_killed_driver_takes_its_actors_along(tmp_path: Path, undisturbed: Path, head: Head) -> None:
     """The cluster's address may come from the environment, and the folder may hold files of our packages' names."""
     for name in ("model", "index"):

@@ -131,6 +131,7 @@ def test_every_worker_dies(atlas: Path, head: Head) -> None:
     assert info(atlas) is None
 
 
+@pytest.mark.slow
 def test_an_error_of_a_task_is_told_as_here(tmp_path: Path, head: Head) -> None:
     """What another machine finds wrong keeps its words, and what was published stands."""
     made = Builder(tmp_path)

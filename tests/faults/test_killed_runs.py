@@ -85,7 +85,8 @@ def test_stopped(tmp_path: Path, undisturbed: Path, stop: str, executor: str) ->
     resume(tmp_path, undisturbed)
 
 
-@pytest.mark.parametrize("stop", ["SIGTERM", pytest.param("Ctrl-C", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", ["SIGTERM", "Ctrl-C"])
 def test_stopped_while_ray_starts(tmp_path: Path, undisturbed: Path, stop: str) -> None:
     with started(embed(undisturbed, "--workers", "2"), cwd=tmp_path, cpus=2) as run:
         # The raylet has the command line of its agents among its options. They would outlive it by a minute.

@@ -29,6 +29,7 @@ def test_every_shard_kills_its_worker(tmp_path: Path, undisturbed: Path) -> None
     assert len(run.lines) < 12
 
 
+@pytest.mark.slow
 def test_a_model_that_vanishes(tmp_path: Path, undisturbed: Path, head: Head) -> None:
     folder = Path(shutil.copytree(shipped_checkpoint("nano"), tmp_path / "mine"))
     command = [*CONSOLE, "embed", str(undisturbed.with_name("in.fa")), "-o", "atlas", "--model", str(folder)]
