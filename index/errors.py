@@ -4,7 +4,31 @@ from __future__ import annotations
 
 
 class StoreError(Exception):
-    """A store, an index or an annotation database cannot be used as asked."""
+    """A store, an index or an annotation database cannot be used as asked.
+
+    Attributes:
+        code: one word for the kind of error, for programs.
+    """
+
+    code = "unavailable"
+
+
+class QuestionError(StoreError):
+    """What is asked for is not in the store, or is no question: another one may be answered."""
+
+    code = "invalid"
+
+
+class UnknownRecordError(QuestionError):
+    """No record has such an id."""
+
+    code = "not_found"
+
+
+class NoIndexError(StoreError):
+    """No index was built yet."""
+
+    code = "no_index"
 
 
 class StoreLockedError(StoreError):
@@ -17,3 +41,5 @@ class UnreachableError(StoreError):
 
 class StaleIndexError(StoreError):
     """The index was built from other embeddings than the store holds now."""
+
+    code = "stale"

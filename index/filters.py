@@ -15,7 +15,7 @@ import numpy as np
 
 from index import damage, duck
 from index.annotation_tables import list_tables
-from index.errors import StoreError
+from index.errors import QuestionError, StoreError
 from index.predictions import make_views, schema_of
 from index.schema import RECORDS, SEQUENCES
 from index.sql import connect, owners_in
@@ -47,8 +47,8 @@ def matching_sequences(store: Store, where: str) -> np.ndarray:
             try:
                 tree = _parse(connection, where)
                 _resolve(tree["statements"][0]["node"]["select_list"][0], tables, predicted, used)
-            except StoreError as error:
-                raise StoreError(f"{error}{_to_quote((*tables, *predicted), where)}") from error
+            except QuestionError as error:
+                raise QuestionError(f"{error}{_to_quote((*tables, *predicted), where)}") from error
             condition = _render(connection, tree)
             # Those that the text itself names are open already, in sub-queries too.
             make_views(connection, store, sorted((used & predicted.keys()) - {*duck.occurring(predicted, where)}))
@@ -63,7 +63,7 @@ def matching_sequences(store: Store, where: str) -> np.ndarray:
             if damage.is_damage(error):
                 named = f"{where} sequences {' '.join(used)}"
                 raise StoreError(damage.complaint(store, owners_in(store, named), error)) from error
-            raise StoreError(f"where {where!r}: {duck.first_lines(error)}") from error
+            raise QuestionError(f"where {where!r}: {duck.first_lines(error)}") from error
     return np.asarray(found, dtype=np.int64)
 
 
@@ -84,12 +84,12 @@ def _to_quote(names: Iterable[str], where: str) -> str:
 def _parse(connection: duckdb.DuckDBPyConnection, where: str) -> dict[str, Any]:
     """DuckDB's syntax tree of `SELECT (where)`."""
     if not where.strip():
-        raise StoreError("where is empty: give a condition, such as: taxid = 9606 AND sequences.length < 200")
+        raise QuestionError("where is empty: give a condition, such as: taxid = 9606 AND sequences.length < 200")
     # The line break keeps a trailing comment from swallowing the bracket.
     row = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [f"SELECT ({where}\n)"]).fetchone()
     tree = json.loads(row[0]) if row else {"error": True, "error_message": "no answer"}
     if tree["error"]:
-        raise StoreError(f"where {where!r}: not an SQL condition: {tree['error_message'].splitlines()[0]}")
+        raise QuestionError(f"where {where!r}: not an SQL condition: {tree['error_message'].splitlines()[0]}")
     node = tree["statements"][0]["node"]
     alone = (
         len(tree["statements"]) == 1
@@ -99,7 +99,7 @@ def _parse(connection: duckdb.DuckDBPyConnection, where: str) -> dict[str, Any]:
         and not any(node.get(name) for name in ("where_clause", "group_expressions", "having", "qualify", "modifiers"))
     )
     if not alone:
-        raise StoreError(f"where {where!r}: give one condition only, such as: taxid = 9606 AND rna_type = 'tRNA'")
+        raise QuestionError(f"where {where!r}: give one condition only, such as: taxid = 9606 AND rna_type = 'tRNA'")
     return tree
 
 
@@ -148,7 +148,7 @@ def _owner(
     if len(names) > 1 and first in folded:
         table = folded[first]
         if names[1].lower() not in (column.lower() for column in everything[table]):
-            raise StoreError(f"no column {names[1]!r} in {table}; it has: {', '.join(everything[table])}")
+            raise QuestionError(f"no column {names[1]!r} in {table}; it has: {', '.join(everything[table])}")
         return table, names[1:]
     if first in AS_IN_A_HIT:
         return AS_IN_A_HIT[first], names
@@ -160,10 +160,10 @@ def _owner(
     )
     if not found:
         known = "; ".join(f"{table}: {', '.join(columns)}" for table, columns in everything.items())
-        raise StoreError(f"no column {names[0]!r}; there are: {known}. Text values stand in single quotes")
+        raise QuestionError(f"no column {names[0]!r}; there are: {known}. Text values stand in single quotes")
     if len(found) > 1:
         candidates = " or ".join(f"{table}.{column}" for table, column in found)
-        raise StoreError(f"column {names[0]!r} is ambiguous: write {candidates}")
+        raise QuestionError(f"column {names[0]!r} is ambiguous: write {candidates}")
     table, column = found[0]
     return table, [column, *names[1:]]
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from index import duck
 from index.annotation_tables import ALIAS, AnnotationTable, attach, list_tables, live_database
 from index.catalog import Catalog, take_living
-from index.errors import StoreError
+from index.errors import QuestionError, UnknownRecordError
 from index.exact import NO_HIT
 from index.predictions import hit_columns, predictions_of
 from index.removals import living_records
@@ -85,9 +85,9 @@ def check_columns(store: Store, columns: Sequence[str] | None) -> list[str]:
     wanted = [spelled.get(name) or spelled.get(name.lower()) for name in columns]
     found = [name for name in wanted if name is not None]
     if len(found) < len(columns):
-        raise StoreError(f"no column {columns[wanted.index(None)]!r}; there are: {', '.join(known)}")
+        raise QuestionError(f"no column {columns[wanted.index(None)]!r}; there are: {', '.join(known)}")
     if len(set(found)) < len(found):
-        raise StoreError(f"a column is asked for twice: {', '.join(columns)}")
+        raise QuestionError(f"a column is asked for twice: {', '.join(columns)}")
     return found
 
 
@@ -121,11 +121,11 @@ def resolve_ids(store: Store, ids: Sequence[str]) -> tuple[list[str], np.ndarray
     unknown = [id_ for id_ in dict.fromkeys(ids) if id_ not in found]
     if unknown:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        raise StoreError(f"no record with id {', '.join(unknown[:5])}{more} in {store.root}")
+        raise UnknownRecordError(f"no record with id {', '.join(unknown[:5])}{more}")
     for id_ in ids:
         if len(found[id_]) > 1:
             listed = ", ".join(str(seq_id) for seq_id in found[id_][:5])
-            raise StoreError(
+            raise QuestionError(
                 f"id {id_!r} is carried by records of {len(found[id_])} different sequences (seq_id {listed}); "
                 "search by the sequence itself instead"
             )

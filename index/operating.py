@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from index.engines import Effort
-from index.errors import StoreError
+from index.errors import QuestionError, StoreError
 from index.info import TARGET
 from index.judge import Judge
 from index.segments import Segments
@@ -76,7 +76,7 @@ def effort_for(operating: dict[str, Any], name: str, recall: float | None = None
         point = min(_least(operating["points"], recall), key=lambda point: point["ms"], default={})
         if not point:
             most = _most(operating["points"])
-            raise StoreError(f"recall {recall:g}: this index was measured to reach {most:g} at most; search exactly")
+            raise QuestionError(f"recall {recall:g}: this index was measured to reach {most:g} at most; search exactly")
     return Effort(point.get(name), point.get("k_factor"))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from index import copies
 from index.catalog import Catalog
-from index.errors import StaleIndexError, StoreError
+from index.errors import NoIndexError, QuestionError, StaleIndexError, StoreError
 from index.exact import NO_HIT
 from index.info import (
     CATALOG,
@@ -111,7 +111,7 @@ class Searcher:
         """
         info = current_info(store) if version is None else read_info(store, version)
         if info is None:
-            raise StoreError(f"{store.root}: no index yet; build one with: {rebuild(store)}")
+            raise NoIndexError(f"{store.root}: no index yet; build one with: {rebuild(store)}")
         if not allow_stale:
             _refuse_stale(store, info)
         if only is not None:
@@ -173,12 +173,12 @@ class Searcher:
         """
         queries = np.asarray(vectors, dtype=np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.transform.dimension:
-            raise StoreError(
+            raise QuestionError(
                 f"queries of shape {queries.shape}: this index holds vectors of {self.transform.dimension} values "
                 f"({self.info.embeddings}); embed the queries with the same model"
             )
         if k < 1 or (nprobe is not None and nprobe < 1) or (k_factor is not None and k_factor < 1):
-            raise StoreError(f"k = {k}, nprobe = {nprobe}, k_factor = {k_factor}: all must be at least 1")
+            raise QuestionError(f"k = {k}, nprobe = {nprobe}, k_factor = {k_factor}: all must be at least 1")
         bitmaps = self._bitmaps(allowed)
         how: dict[str, Any] = {
             "version": self.info.version,
@@ -240,7 +240,9 @@ class Searcher:
         missing[~missing] = ids[places[~missing]] != seq_ids[~missing]
         if missing.any():
             names = ", ".join(str(seq_id) for seq_id in seq_ids[missing][:5])
-            raise StoreError(f"no embedding of seq_id {names} in the index; `rejects` tells what was refused and why")
+            raise QuestionError(
+                f"no embedding of seq_id {names} in the index; `rejects` tells what was refused and why"
+            )
         return self.stored(order[places])
 
     def stored(self, rows: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from index import damage, duck, graph
 from index.annotation_tables import ALIAS, attach, list_tables, live_database
-from index.errors import StoreError, UnreachableError
+from index.errors import QuestionError, StoreError, UnreachableError
 from index.info import current_info
 from index.parts import fitting_parts
 from index.predictions import make_closed_views, make_views
@@ -98,7 +98,8 @@ def query(store: Store, sql: str, params: Sequence[Any] | Mapping[str, Any] | No
                 return pa.table({"explain_key": [row[0] for row in rows], "explain_value": [row[1] for row in rows]})
             return duck.run(connection, lambda: connection.sql(sql, params=params).to_arrow_table())
         except duckdb.Error as error:
-            raise StoreError(_message(store, connection, sql, error)) from error
+            kind = StoreError if damage.is_damage(error) else QuestionError
+            raise kind(_message(store, connection, sql, error)) from error
 
 
 def table_names(connection: duckdb.DuckDBPyConnection) -> list[str]:
@@ -120,15 +121,15 @@ def _admit(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.StatementT
     """The type of the one statement in `sql`, if it only reads."""
     statements = connection.extract_statements(sql)
     if len(statements) != 1:
-        raise StoreError(f"{len(statements)} SQL statements: give {ALLOWED}")
+        raise QuestionError(f"{len(statements)} SQL statements: give {ALLOWED}")
     kind = statements[0].type
     if kind == duckdb.StatementType.EXPLAIN:
         # EXPLAIN ANALYZE runs what it explains, so that has to be a SELECT as well.
         found = _EXPLAIN.fullmatch(statements[0].query)
         if found is None or _admit(connection, found[2]) != duckdb.StatementType.SELECT:
-            raise StoreError("EXPLAIN of anything but a SELECT is refused")
+            raise QuestionError("EXPLAIN of anything but a SELECT is refused")
     elif kind != duckdb.StatementType.SELECT:
-        raise StoreError(f"{kind.name.replace('_', ' ')} is refused, the store is read-only: give {ALLOWED}")
+        raise QuestionError(f"{kind.name.replace('_', ' ')} is refused, the store is read-only: give {ALLOWED}")
     return kind
 
 

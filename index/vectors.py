@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index.errors import StoreError
+from index.errors import QuestionError, StoreError
 from index.parquet import open_parquet
 from index.places import Place, at_once, transport_errors
 from index.schema import read_footer, vector_type
@@ -88,7 +88,9 @@ def unit_rows(vectors: np.ndarray, labels: np.ndarray, what: str) -> np.ndarray:
     if bad.any():
         names = ", ".join(str(label) for label in labels[bad][:5])
         more = f" and {bad.sum() - 5} more" if bad.sum() > 5 else ""
-        raise StoreError(f"{what} {names}{more}: the vector is zero or not finite, so it has no direction to compare")
+        raise QuestionError(
+            f"{what} {names}{more}: the vector is zero or not finite, so it has no direction to compare"
+        )
     return (vectors / norms[:, None]).astype(np.float32)
 
 

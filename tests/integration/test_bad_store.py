@@ -50,7 +50,7 @@ def test_a_finished_atlas_answers(cli: Cli, finished: Path) -> None:
         (["GGUC", "-k", "0"], USAGE, "k is 0; ask for at least one hit"),
         (["GGUC", "-k", "-3"], USAGE, "k is -3; ask for at least one hit"),
         (["GGUC", "-k", "ten"], USAGE, 'unable to convert "ten" into int'),
-        (["--ids", "nobody"], FAILED, "no record with id nobody in"),
+        (["--ids", "nobody"], FAILED, "no record with id nobody"),
         (["--ids", "t1"], FAILED, "id 't1' is carried by records of 2 different sequences"),
         (["GGUC", "--columns", "id,famly"], FAILED, "no column 'famly'; there are: query, rank, id"),
         (["GGUC", "--columns", "id,id"], FAILED, "a column is asked for twice"),

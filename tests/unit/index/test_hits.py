@@ -105,7 +105,7 @@ def test_ids_to_sequences(builder):
     assert labels == ["b", "a", "b"]
     assert seq_ids.tolist() == [1, 0, 1]
     assert resolve_ids(store, [])[1].tolist() == []
-    with pytest.raises(StoreError, match=r"no record with id u0, u1, u2, u3, u4 and 2 more in"):
+    with pytest.raises(StoreError, match=r"no record with id u0, u1, u2, u3, u4 and 2 more"):
         resolve_ids(store, ["a", *(f"u{number}" for number in range(7))])
     with pytest.raises(StoreError, match=r"id 'c' is carried by records of 2 different sequences \(seq_id 2, 3\)"):
         resolve_ids(store, ["a", "c"])
