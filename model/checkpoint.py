@@ -121,7 +121,7 @@ def _assemble(config: AidoRnaConfig, found: Match, tensors: dict[str, Tensor], r
     with torch.device("meta"):
         encoder = AidoRna(config, pooler="pooler" in found.parts, lm_head="lm_head" in found.parts, tied=tied)
     encoder.load_state_dict(tensors, strict=True, assign=True)
-    return encoder.eval()
+    return encoder.join().eval()
 
 
 def settle_ties(tensors: dict[str, Tensor]) -> list[str]:

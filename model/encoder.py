@@ -17,9 +17,12 @@ from torch.utils.checkpoint import checkpoint
 
 from model.attention import Backend, choose_backend, rotary, rotate
 from model.config import AidoRnaConfig
+from model.float8 import Float8Layers
 from model.heads import LmHead, Pooler
+from model.layers import Layer, join, layer_of
 from model.norm import make_norm
 from model.packing import Layout
+from model.steps import PLAIN, Shape, Steps
 
 
 class Attention(nn.Module):
@@ -88,6 +91,10 @@ class AidoRna(nn.Module):
         checkpoint_activations: keep only the residual stream between layers for the gradients and compute the rest a
             second time (Chen et al. 2016); False at first. Results and gradients are the same.
         attention_dropout: probability of dropout on attention probabilities in training; at first the configuration's.
+        float8: compute the products of all layers but the first and the last in 8-bit floating point where no gradients
+            are asked for, see `model.float8`; None, as at first, for not.
+        fixed: the pieces of a layer for batches that are filled up to one constant number of tokens
+            (`model.packing.Layout.filled`), compiled where that pays; the plain ones at first.
     """
 
     def __init__(
@@ -97,6 +104,8 @@ class AidoRna(nn.Module):
         self.config = config
         self.checkpoint_activations = False
         self.attention_dropout = config.attention_dropout
+        self.float8: Float8Layers | None = None
+        self.fixed: Steps = PLAIN
         # As nn.Embedding draws them itself; but on the meta device that imports torch's compiler, for a second or two.
         drawn = torch.randn(config.vocab_size, config.hidden_size)
         self.embedding = nn.Embedding.from_pretrained(drawn, freeze=False)
@@ -115,6 +124,10 @@ class AidoRna(nn.Module):
         """
         attend = attend or self._kernel(ids.device)
         angles = rotary(layout, self.config.head_size)
+        layers = self._joined(ids.device)
+        if layers is not None:
+            yield from self._without_gradients(ids, layout, attend, angles, layers)
+            return
         twice = self.checkpoint_activations and torch.is_grad_enabled()
         x = self.embedding(ids)
         for block in self.layers:
@@ -124,6 +137,39 @@ class AidoRna(nn.Module):
             else:
                 x = block(x, layout, angles, attend)
         yield self.final_norm(x)
+
+    def join(self) -> AidoRna:
+        """Lay the weights that read the same input together in memory, where inference takes them as one; itself."""
+        for block in self.layers:
+            assert isinstance(block, Block)
+            join(block)
+        return self
+
+    def _joined(self, device: torch.device) -> list[Layer] | None:
+        """The weights of all layers for inference; None where modules have to do it: for gradients, dropout, LoRA."""
+        if torch.is_grad_enabled() or self.training or torch.is_autocast_enabled(device.type):
+            return None
+        layers: list[Layer] = []
+        for block in self.layers:
+            layer = layer_of(block) if type(block) is Block else None
+            if layer is None:
+                return None
+            layers.append(layer)
+        return layers if self.float8 is None else self.float8(layers)
+
+    def _without_gradients(
+        self, ids: Tensor, layout: Layout, attend: Backend, angles: tuple[Tensor, Tensor], layers: list[Layer]
+    ) -> Iterator[Tensor]:
+        config = self.config
+        shape = Shape(config.num_heads, config.head_size, config.norm_eps)
+        steps = self.fixed if layout.filled else PLAIN
+        x = self.embedding(ids)
+        yield x
+        projected = steps.enter(x, layers[0], *angles, shape)
+        for layer, following in zip(layers[:-1], layers[1:], strict=True):
+            x, projected = steps.cross(x, attend(*projected, layout), layer, following, *angles, shape)
+            yield x
+        yield self.final_norm(steps.leave(x, attend(*projected, layout), layers[-1], shape))
 
     def _kernel(self, device: torch.device) -> Backend:
         dtype = self.embedding.weight.dtype

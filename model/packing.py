@@ -38,15 +38,17 @@ class Layout:
         runs: the same as runs of equal lengths.
         cu_seqlens: (S + 1,) int32, cumulative lengths, as varlen attention takes them.
         positions: (T,) int64, each token's place in its own segment.
+        filled: whether the batch was filled up to a constant number of tokens, see `batches`.
     """
 
     lengths: tuple[int, ...]
     runs: tuple[Run, ...]
     cu_seqlens: torch.Tensor
     positions: torch.Tensor
+    filled: bool = False
 
     @classmethod
-    def of(cls, lengths: list[int], device: torch.device | str = "cpu") -> Layout:
+    def of(cls, lengths: list[int], device: torch.device | str = "cpu", *, filled: bool = False) -> Layout:
         """The layout of segments of these many tokens, in this order."""
         ends = np.cumsum([0, *lengths])
         positions = np.arange(ends[-1]) - np.repeat(ends[:-1], lengths)
@@ -60,6 +62,7 @@ class Layout:
             runs=tuple(runs),
             cu_seqlens=torch.from_numpy(ends.astype(np.int32)).to(device),
             positions=torch.from_numpy(positions).to(device),
+            filled=filled,
         )
 
     @property
