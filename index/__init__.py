@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from index.build import build_index
     from index.errors import StaleIndexError, StoreError, StoreLockedError
     from index.filters import matching_sequences
-    from index.formats import write_table
     from index.hits import available_columns, hit_table, resolve_ids
     from index.info import IndexInfo
     from index.search import Searcher
@@ -36,7 +35,6 @@ _HOME = {
     "matching_sequences": "filters",
     "query": "sql",
     "resolve_ids": "hits",
-    "write_table": "formats",
 }
 
 __all__ = [
@@ -55,7 +53,6 @@ __all__ = [
     "matching_sequences",
     "query",
     "resolve_ids",
-    "write_table",
 ]
 
 

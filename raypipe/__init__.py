@@ -2,32 +2,85 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from raypipe.client import Atlas, Result
+    from raypipe.atlas import Atlas
+    from raypipe.client import RemoteAtlas
+    from raypipe.errors import AtlasError, RaypipeError, UsageError
+    from raypipe.results import Result
+    from raypipe.searching import Search
 
-__all__ = ["Atlas", "Result", "__version__", "connect"]
+_HOME = {
+    "Atlas": "atlas",
+    "AtlasError": "errors",
+    "RaypipeError": "errors",
+    "RemoteAtlas": "client",
+    "Result": "results",
+    "Search": "searching",
+    "UsageError": "errors",
+}
+__all__ = [
+    "Atlas",
+    "AtlasError",
+    "RaypipeError",
+    "RemoteAtlas",
+    "Result",
+    "Search",
+    "UsageError",
+    "__version__",
+    "connect",
+    "connect_async",
+]
 __version__ = "0.1.0"
+SERVERS = ("http://", "https://")
 
 
-def connect(target: Any, **options: Any) -> Atlas:
+def connect(target: Any, token: str | None = None, **options: Any) -> Atlas:
     """Open an atlas for questions.
 
     Args:
-        target: the folder of an atlas, or its URI, such as s3://bucket/atlas.
-        options: of `Atlas`, such as shards=4 and address="10.0.0.1:6379", to search on the machines of a Ray cluster.
+        target: the folder of an atlas, or its URI, such as s3://bucket/atlas, or a server, such as http://host:8000.
+        token: of a server that wants one; $RAYPIPE_TOKEN if None.
+        options: of `Atlas`, such as shards=4 and address="10.0.0.1:6379", to search on the machines of a Ray cluster;
+            of `RemoteAtlas`, such as timeout=30.
 
     Returns:
-        The atlas; it loads the index and the model when a question first needs them.
+        An `Atlas`, which loads the index and the model when a question first needs them, or a `RemoteAtlas`, which asks
+        the server. Both are asked by the same calls.
 
     Raises:
-        index.errors.StoreError: `target` is no atlas.
+        UsageError: a token where there is no server, or an unknown option.
+        AtlasError: `target` is no atlas.
     """
+    if is_server(target):
+        from raypipe.client import RemoteAtlas
+
+        # Typed as the other one, for those who ask either.
+        return cast("Atlas", RemoteAtlas(target, token, **options))
+    if token is not None:
+        from raypipe.errors import UsageError
+
+        raise UsageError(f"{target}: is no server, so it takes no token; a server is http://... or https://...")
     _pin()
-    from raypipe.client import Atlas
+    from raypipe.atlas import Atlas
 
     return Atlas(target, **options)
+
+
+async def connect_async(target: Any, token: str | None = None, **options: Any) -> Any:
+    """As `connect`, for asyncio: an `AsyncAtlas` or an `AsyncRemoteAtlas`, whose calls are awaited."""
+    from raypipe.client import AsyncAtlas, AsyncRemoteAtlas
+
+    if is_server(target):
+        return AsyncRemoteAtlas(target, token, **options)
+    return AsyncAtlas(connect(target, token, **options))
+
+
+def is_server(target: Any) -> bool:
+    """Whether `target` is the address of a server."""
+    return isinstance(target, str) and target.startswith(SERVERS)
 
 
 def _pin() -> None:
@@ -39,9 +92,8 @@ def _pin() -> None:
 
 def __getattr__(name: str) -> Any:
     # Lazy, so that `import raypipe` stays quick and loads neither torch nor ray.
-    if name in {"Atlas", "Result"}:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "Atlas":
         _pin()
-        from raypipe import client
-
-        return getattr(client, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"raypipe.{_HOME[name]}"), name)

@@ -34,7 +34,8 @@ from model.head_files import find_head, read_head_file
 from raypipe.attempts import Journal, journal_path
 from raypipe.checkpoints import changed, find_on_node
 from raypipe.completeness import shard_names
-from raypipe.errors import RaypipeError, disk_error, gone
+from raypipe.disk_errors import disk_error, gone
+from raypipe.errors import RaypipeError
 from raypipe.outputs import Ask, Output, compute, head_name, one_pass
 from raypipe.plan import Shard, Task
 from raypipe.prediction_tables import prediction_table

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from index.sets import Prediction
 from raypipe.checkpoints import Checkpoint
 from raypipe.outputs import Ask, compute, one_pass
 from raypipe.streaming import Answer
 from raypipe.work import is_masked
+
+if TYPE_CHECKING:
+    from model import Model
 
 # Forward passes of one chunk: enough to sort by length, few enough to see answers soon.
 CHUNK_PASSES = 8
@@ -24,8 +27,10 @@ class Answerer:
         sets: what is asked for, as for a store.
         device: by default CUDA where there is one.
         dtype: by default float32 on CPU and bfloat16 on CUDA.
+        model: the checkpoint's, where it is loaded already; `device` and `dtype` are its own then.
 
     Attributes:
+        sets: what is asked for.
         model: the loaded model.
         budget: tokens of a chunk of sequences that is answered at once.
 
@@ -34,7 +39,14 @@ class Answerer:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, sets: Sequence[Prediction], ask: Ask, *, device: str | None, dtype: str | None
+        self,
+        checkpoint: Checkpoint,
+        sets: Sequence[Prediction],
+        ask: Ask,
+        *,
+        device: str | None,
+        dtype: str | None,
+        model: Model | None = None,
     ) -> None:
         import torch
 
@@ -43,32 +55,32 @@ class Answerer:
 
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
-        self._sets, self._ask = list(sets), ask
-        self.model = load(checkpoint.path, device=device, dtype=dtype)
+        self.sets, self._ask = list(sets), ask
+        self.model = load(checkpoint.path, device=device, dtype=dtype) if model is None else model
         for made in sets:
             if made.head_path is not None:
                 self.model.load_head(made.head_path)
         # What the model cannot do at all is no fault of the sequences, which would all be refused for it.
-        one_pass(self.model, self._sets, ["ACGU"], ask)
+        one_pass(self.model, self.sets, ["ACGU"], ask)
         self.budget = CHUNK_PASSES * (ask.max_tokens or DEFAULT_MAX_TOKENS[self.model.device.type])
 
     def cost(self, length: int) -> int:
         """Tokens that the model reads for a sequence of so many nucleotides, near enough; pairs in tokens' worth."""
         tokens = length + 2
-        if any(is_masked(made) for made in self._sets):
+        if any(is_masked(made) for made in self.sets):
             return tokens * min(tokens, self.model.config.context)
-        if any(made.task in ("contact", "structure") for made in self._sets):
+        if any(made.task in ("contact", "structure") for made in self.sets):
             tokens += length * length // PAIRS_PER_TOKEN
         return tokens
 
     def __call__(self, sequences: list[str]) -> list[Answer]:
         """One answer for each sequence; what does not fit the device's memory, even alone, has a reason for it."""
-        outputs = compute(self.model, self._sets, sequences, self._ask)
+        outputs = compute(self.model, self.sets, sequences, self._ask)
         answers: list[Answer] = []
         for place in range(len(sequences)):
             reason = next((output.reasons[place] for output in outputs if place in output.reasons), None)
             rows: dict[str, Any] = {}
             if reason is None:
-                rows = {made.name: output.rows[place] for made, output in zip(self._sets, outputs, strict=True)}
+                rows = {made.name: output.rows[place] for made, output in zip(self.sets, outputs, strict=True)}
             answers.append((rows, reason))
         return answers

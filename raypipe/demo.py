@@ -19,8 +19,8 @@ from rich.table import Table
 from index.annotations import annotate
 from index.build import build_index
 from index.store import Store
+from raypipe.atlas import Atlas
 from raypipe.cli.progress import RunProgress, say
-from raypipe.client import Atlas
 from raypipe.ingest import ingest
 from raypipe.pipeline import embed
 from raypipe.reports import ingest_summary, run_summary

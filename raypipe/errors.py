@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
-import socket
-import tempfile
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from index.places import Place
 
 
 class RaypipeError(Exception):
@@ -28,39 +20,43 @@ class IncompleteError(RaypipeError):
 class UsageError(RaypipeError):
     """The arguments do not fit together."""
 
-
-def gone(root: str | os.PathLike[str]) -> str:
-    """What to say where an atlas stood when the run began."""
-    return (
-        f"{os.fspath(root)}: the atlas is gone from there, as {socket.gethostname()} sees it (removed, or its disk "
-        f"unmounted); bring it back and run the same command again: it goes on where it stopped"
-    )
+    code = "usage"
 
 
-def disk_error(root: Place, error: OSError) -> RaypipeError:
-    """An error of the file system below `root`, in words that say what to do.
+class AtlasError(RaypipeError):
+    """An atlas, here or behind a server, does not answer what it is asked; as text it is the message and the hint.
 
-    Of an atlas in an object store it is one of the temporary files that are put there.
+    Attributes:
+        message: what is wrong.
+        code: one word for the kind of error, for programs: usage, unauthorized, not_found, too_large, invalid, busy,
+            stale, no_index, unavailable, timeout, internal, or unreachable where no server answers.
+        hint: how to mend it, where the message does not say so itself.
+        request_id: by which the server's log tells of it; None of an atlas on this machine.
+        status: the server's, of HTTP; None of an atlas on this machine.
     """
-    from index.places import RemotePath  # not above: it must not be the user's own index.py
 
-    if isinstance(root, RemotePath):
-        where = tempfile.gettempdir()
-        return RaypipeError(
-            f"{where}: {error.strerror or error}; files are written there before they are put into {root}: make room, "
-            f"or let TMPDIR name another folder, and run the same command again: it goes on where it stopped"
-        )
-    if error.errno in (errno.ENOENT, errno.ESTALE, errno.ENOTCONN, errno.EIO) and not (root / "store.json").is_file():
-        return RaypipeError(gone(root))
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(root).free / 2**20
-        return RaypipeError(
-            f"{root}: the disk is full ({free:,.0f} MiB free); free some space and run the same command again: "
-            f"it goes on where it stopped"
-        )
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-        return RaypipeError(f"{root}: cannot be written ({error.strerror}); choose another folder with -o")
-    return RaypipeError(f"{root}: {error}; mend that and run the same command again")
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "unavailable",
+        hint: str | None = None,
+        request_id: str | None = None,
+        status: int | None = None,
+    ):
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.hint = hint
+        self.request_id = request_id
+        self.status = status
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+class AtlasUsageError(AtlasError, UsageError):
+    """A server finds that the arguments do not fit together."""
 
 
 def debugging() -> bool:

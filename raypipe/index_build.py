@@ -13,7 +13,8 @@ from index.errors import StoreError
 from index.info import Segment
 from index.segments import SegmentJob, make_segment
 from index.store import is_store
-from raypipe.errors import IncompleteError, RaypipeError, gone
+from raypipe.disk_errors import gone
+from raypipe.errors import IncompleteError, RaypipeError
 from raypipe.ray_runtime import DEATH_HINT, reachable, root_cause, session
 
 # A machine where so many tasks died is asked no more.

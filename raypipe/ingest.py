@@ -27,7 +27,8 @@ from index.places import Place
 from index.schema import RECORDS, REJECTS, SEQUENCES
 from index.store import Source, Store
 from raypipe.batches import BATCH_ROWS
-from raypipe.errors import InputError, RaypipeError, disk_error
+from raypipe.disk_errors import disk_error
+from raypipe.errors import InputError, RaypipeError
 from raypipe.interrupts import check
 from raypipe.sources import TableColumns
 from raypipe.staging import Progress, Staged, hash_file, stage, storable, wait_for

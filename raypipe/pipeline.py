@@ -18,7 +18,8 @@ from raypipe.actors import Job, Receipt, ShardActor
 from raypipe.checkpoints import Checkpoint, find_checkpoint, find_heads
 from raypipe.completeness import Completeness, check_set, check_sources, shard_names
 from raypipe.cost import refuse_small_disk
-from raypipe.errors import IncompleteError, RaypipeError, UsageError, debugging, disk_error
+from raypipe.disk_errors import disk_error
+from raypipe.errors import IncompleteError, RaypipeError, UsageError, debugging
 from raypipe.interrupts import check, interruptible
 from raypipe.outputs import Ask
 from raypipe.plan import Shard, Task

@@ -45,7 +45,7 @@ def search(
     allow_stale: Annotated[bool, Parameter(negative="", help="Search an index older than the embeddings.")] = False,
 ) -> None:
     """Find the nearest sequences, with their annotations."""
-    from raypipe.client import Atlas
+    from raypipe.atlas import Atlas
 
     if bool(queries) == bool(ids):
         raise UsageError("name queries (sequences or FASTA files) or --ids, one of the two")
@@ -89,7 +89,7 @@ def info(
     json_output: Annotated[bool, Parameter(name="--json", negative="", help="As one JSON object.")] = False,
 ) -> None:
     """Say what an atlas holds."""
-    from raypipe.client import Atlas
+    from raypipe.atlas import Atlas
 
     about = Atlas(atlas).info()
     if json_output:
@@ -127,6 +127,6 @@ def _state(made: dict[str, Any], word: str) -> str:
 
 
 def _write(table: pa.Table, output: Path | None, format: str, header: bool) -> None:
-    from index.formats import write_table
+    from raypipe.formats import write_table
 
     write_table(table, output, format, header)

@@ -90,7 +90,7 @@ def cluster(
     largest families first.
     """
     from index.families import family_table, find_families
-    from index.formats import write_table
+    from raypipe.formats import write_table
 
     check_output(output, [])
     store = Store.open(atlas)

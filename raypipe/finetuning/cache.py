@@ -18,7 +18,8 @@ import torch
 
 from index.files import write_json
 from model.windows import cut
-from raypipe.errors import RaypipeError, disk_error
+from raypipe.disk_errors import disk_error
+from raypipe.errors import RaypipeError
 from raypipe.finetuning.feeds import Food, FrozenFeed
 from raypipe.finetuning.folder import STATES, STATES_READY
 

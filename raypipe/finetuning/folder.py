@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from index.files import write_json
 from index.lock import writer_lock
-from raypipe.errors import RaypipeError, UsageError, disk_error
+from raypipe.disk_errors import disk_error
+from raypipe.errors import RaypipeError, UsageError
 from raypipe.finetuning.settings import FREE, FinetuneSettings
 
 SETTINGS, METRICS, HISTORY, REJECTS = "settings.json", "metrics.json", "metrics.jsonl", "rejects.tsv"

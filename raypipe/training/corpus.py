@@ -26,7 +26,8 @@ from index import files
 from index.parquet import open_parquet
 from index.store import Store
 from model.alphabet import Alphabet
-from raypipe.errors import InputError, UsageError, disk_error
+from raypipe.disk_errors import disk_error
+from raypipe.errors import InputError, UsageError
 from raypipe.splits import part_of, place_of
 from raypipe.training.labels import UNKNOWN, Labels, coded, group_names, read_labels
 from raypipe.training.lookalikes import share_stretch

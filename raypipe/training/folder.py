@@ -23,7 +23,8 @@ from typing import Any
 from index.files import TEMPORARY, write_json
 from index.lock import LOCK_FILE, writer_lock
 from model.config import AidoRnaConfig
-from raypipe.errors import InputError, RaypipeError, UsageError, disk_error
+from raypipe.disk_errors import disk_error
+from raypipe.errors import InputError, RaypipeError, UsageError
 from raypipe.training.state_files import latest_state, step_of
 
 _BEFORE_IT_BEGINS = (LOCK_FILE, TEMPORARY, "atlas")

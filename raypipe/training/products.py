@@ -18,7 +18,8 @@ from model.checkpoint import save_checkpoint
 from model.encoder import AidoRna
 from model.loading import DTYPES
 from raypipe import __version__
-from raypipe.errors import InputError, RaypipeError, disk_error
+from raypipe.disk_errors import disk_error
+from raypipe.errors import InputError, RaypipeError
 from raypipe.training import metrics
 from raypipe.training.card import Facts, write_card
 from raypipe.training.corpus import read_about

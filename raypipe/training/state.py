@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from index import files
-from raypipe.errors import InputError, RaypipeError, disk_error
+from raypipe.disk_errors import disk_error
+from raypipe.errors import InputError, RaypipeError
 from raypipe.training.parallel import Team
 from raypipe.training.state_files import state_file, states
 

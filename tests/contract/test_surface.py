@@ -12,7 +12,18 @@ from raypipe.cli import run
 from raypipe.cli.app import app
 
 PUBLIC = {
-    "raypipe": ["Atlas", "Result", "__version__", "connect"],
+    "raypipe": [
+        "Atlas",
+        "AtlasError",
+        "RaypipeError",
+        "RemoteAtlas",
+        "Result",
+        "Search",
+        "UsageError",
+        "__version__",
+        "connect",
+        "connect_async",
+    ],
     "model": [
         "AidoRnaConfig",
         "Alphabet",
@@ -49,7 +60,6 @@ PUBLIC = {
         "matching_sequences",
         "query",
         "resolve_ids",
-        "write_table",
     ],
 }
 VERBS = [

@@ -23,7 +23,7 @@ from index.info import IndexInfo, current_info
 from index.removals import remove_records
 from index.search import Found, Searcher
 from index.store import Store
-from raypipe.client import Atlas
+from raypipe.atlas import Atlas
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.ray_runtime import session
 from raypipe.sharded import ShardedSearcher, share_out
@@ -149,7 +149,7 @@ def test_an_atlas_with_shards(store: Store, joined: Head) -> None:
             assert found.how["allowed"] == wanted.how["allowed"] < 900
             assert (found.how["shards"], found.how["missing"]) == (2, {})
         with pytest.raises(StoreError, match="no record with id R99999"):
-            atlas.search(ids=["R99999"])
+            atlas.search(ids=["R99999"]).to_arrow()
         closed = atlas.searcher
     assert isinstance(closed, ShardedSearcher)
     with pytest.raises(RaypipeError, match="the shards are closed"):

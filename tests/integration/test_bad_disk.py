@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from index.store import Store
+from raypipe.atlas import Atlas
 from raypipe.cli import DONE, FAILED
-from raypipe.client import Atlas
 
 Cli = Callable[..., Any]
 INLINE = ("--executor", "inline")

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from index.store import Store
+from raypipe.atlas import Atlas
 from raypipe.cli import DONE, FAILED, USAGE
-from raypipe.client import Atlas
 
 Cli = Callable[..., Any]
 INLINE = ("--executor", "inline")

@@ -13,7 +13,7 @@ import pytest
 
 import raypipe
 from index.errors import StoreError
-from raypipe.client import Atlas
+from raypipe.atlas import Atlas
 from raypipe.errors import UsageError
 from tests.integration.conftest import Cli
 
@@ -146,13 +146,13 @@ def test_questions_that_cannot_be_answered(
     atlas: Atlas, arguments: dict[str, object], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error) as caught:
-        atlas.search(**arguments)  # type: ignore[arg-type]
+        atlas.search(**arguments).to_arrow()  # type: ignore[arg-type]
     assert words in str(caught.value)
 
 
 def test_another_model_is_refused(finished: Path, other: Path) -> None:
     with pytest.raises(StoreError, match="vectors of different models cannot be compared"):
-        Atlas(finished, model=str(other)).search(S1)
+        Atlas(finished, model=str(other)).search(S1).to_arrow()
 
 
 def test_no_atlas(tmp_path: Path) -> None:

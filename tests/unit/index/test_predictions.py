@@ -15,11 +15,11 @@ from index.annotations import annotate
 from index.build import build_index
 from index.errors import StoreError
 from index.filters import matching_sequences
-from index.formats import write_table
 from index.hits import available_columns, hit_table
 from index.predictions import check_name
 from index.search import Searcher
 from index.sql import query
+from raypipe.formats import write_table
 
 LABELS = ["tRNA", "rRNA", "snRNA"]
 SEQ_IDS = np.array([[4, 2, 9], [2, 4, -1]])

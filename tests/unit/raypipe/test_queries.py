@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from raypipe.client import clean_queries
 from raypipe.errors import UsageError
+from raypipe.queries import clean_queries
 
 
 def test_names_and_canonical_letters() -> None:

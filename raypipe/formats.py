@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from index.errors import StoreError
+from raypipe.errors import RaypipeError
 
 FORMATS = ("tsv", "csv", "jsonl", "parquet")
 _CSV_QUOTED = re.compile(r'[",\r\n]')
@@ -38,10 +38,10 @@ def write_table(table: pa.Table, destination: Destination, format: str, header: 
         header: whether TSV and CSV begin with the column names.
 
     Raises:
-        StoreError: an unknown format, Parquet to a terminal or a text stream, or a file that cannot be written.
+        RaypipeError: an unknown format, Parquet to a terminal or a text stream, or a file that cannot be written.
     """
     if format not in FORMATS:
-        raise StoreError(f"no format {format!r}; there are: {', '.join(FORMATS)}")
+        raise RaypipeError(f"no format {format!r}; there are: {', '.join(FORMATS)}")
     if isinstance(destination, str | os.PathLike):
         _write_file(table, Path(destination), format, header)
         return
@@ -57,7 +57,7 @@ def write_table(table: pa.Table, destination: Destination, format: str, header: 
         raise
     except OSError as error:
         where = "standard output" if destination is None else "the stream"
-        raise StoreError(f"{where}: cannot be written ({error.strerror or error})") from error
+        raise RaypipeError(f"{where}: cannot be written ({error.strerror or error})") from error
 
 
 def _write_file(table: pa.Table, path: Path, format: str, header: bool) -> None:
@@ -78,15 +78,15 @@ def _write_file(table: pa.Table, path: Path, format: str, header: bool) -> None:
             if whole:
                 target.unlink(missing_ok=True)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise RaypipeError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def _write_parquet_stream(table: pa.Table, destination: Destination) -> None:
     stream: Any = sys.stdout.buffer if destination is None else destination
     if isinstance(stream, io.TextIOBase):
-        raise StoreError("Parquet is binary: it cannot be written to a text stream")
+        raise RaypipeError("Parquet is binary: it cannot be written to a text stream")
     if stream.isatty():
-        raise StoreError("Parquet is binary: send it to a file or a pipe, not to the terminal")
+        raise RaypipeError("Parquet is binary: send it to a file or a pipe, not to the terminal")
     # Through memory: the writer wants to seek, which a pipe cannot.
     sink = io.BytesIO()
     pq.write_table(table, sink)

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.errors import StoreError
-from index.formats import write_table
+from raypipe.errors import RaypipeError
+from raypipe.formats import write_table
 
 TABLE = pa.table(
     {
@@ -94,13 +94,13 @@ def test_parquet(tmp_path):
     stream = io.BytesIO()
     write_table(TABLE, stream, "parquet")
     assert pq.read_table(io.BytesIO(stream.getvalue())).equals(TABLE)
-    with pytest.raises(StoreError, match="cannot be written to a text stream"):
+    with pytest.raises(RaypipeError, match="cannot be written to a text stream"):
         write_table(TABLE, io.StringIO(), "parquet")
 
 
 def test_parquet_to_a_terminal_is_refused():
     _, terminal = os.openpty()
-    with os.fdopen(terminal, "wb") as stream, pytest.raises(StoreError, match="not to the terminal"):
+    with os.fdopen(terminal, "wb") as stream, pytest.raises(RaypipeError, match="not to the terminal"):
         write_table(TABLE, stream, "parquet")
 
 
@@ -129,22 +129,22 @@ def test_files_are_whole_or_absent(tmp_path, format):
     write_table(TABLE, path, format)
     assert path.read_bytes() != b"before"
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
-    with pytest.raises(StoreError, match=r"folder.*cannot be written"):
+    with pytest.raises(RaypipeError, match=r"folder.*cannot be written"):
         write_table(TABLE, tmp_path / "folder" / "out", format)
     (tmp_path / "taken").mkdir()
-    with pytest.raises(StoreError, match=r"taken.*cannot be written"):
+    with pytest.raises(RaypipeError, match=r"taken.*cannot be written"):
         write_table(TABLE, tmp_path / "taken", format)
 
 
 def test_a_full_device():
-    with pytest.raises(StoreError, match=r"/dev/full: cannot be written \(No space left"):
+    with pytest.raises(RaypipeError, match=r"/dev/full: cannot be written \(No space left"):
         write_table(TABLE, Path("/dev/full"), "tsv")
 
 
 def test_a_full_standard_output(monkeypatch):
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
-        with pytest.raises(StoreError, match=r"standard output: cannot be written \(No space left"):
+        with pytest.raises(RaypipeError, match=r"standard output: cannot be written \(No space left"):
             write_table(TABLE, None, "tsv")
         monkeypatch.undo()
         with contextlib.suppress(OSError):
@@ -165,7 +165,7 @@ def test_one_empty_column_is_a_line_of_csv():
 
 
 def test_unknown_format():
-    with pytest.raises(StoreError, match="no format 'xlsx'; there are: tsv, csv, jsonl, parquet"):
+    with pytest.raises(RaypipeError, match="no format 'xlsx'; there are: tsv, csv, jsonl, parquet"):
         write_table(TABLE, None, "xlsx")
 
 

@@ -1,0 +1,354 @@
+"""Ask an atlas on a disk or in an object store from Python: search, SQL, records, vectors, the model.
+
+atlas = raypipe.connect("atlas")
+atlas.search("GGUC...", k=10, where="rna_type = 'tRNA'").to_pandas()
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from index import filters, hits, sql
+from index.annotation_tables import live_database
+from index.errors import UnknownRecordError
+from index.info import current_info
+from index.search import Searcher
+from index.store import Embedding, Store
+from raypipe.describing import describe_atlas
+from raypipe.encoders import embed_queries, load_encoder
+from raypipe.errors import UsageError
+from raypipe.failures import answering
+from raypipe.queries import Queries, clean_queries
+from raypipe.results import Result
+from raypipe.searching import Question, Search
+
+if TYPE_CHECKING:
+    from model import Model
+    from raypipe.asking_model import Heads
+    from raypipe.sharded import ShardedSearcher
+
+
+FILTERS_KEPT = 16
+
+
+class Atlas:
+    """An atlas on a disk or in an object store, opened for reading.
+
+    The index, the annotations and the model are loaded when a question first needs them, and stay loaded. With
+    `shards` the index is opened by Ray actors; `close`, or a `with` block, ends them. Safe to ask from several threads.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        model: str | None = None,
+        device: str | None = None,
+        allow_stale: bool = False,
+        shards: int | None = None,
+        address: str | None = None,
+    ):
+        """Open the atlas at `path`.
+
+        Args:
+            model: checkpoint for queries; by default the one that made the indexed vectors. Another one is refused.
+            device: where queries are embedded; by default CUDA where there is one.
+            allow_stale: search an index that is older than the embeddings, instead of an error.
+            shards: Ray actors that share out the segments of the index, each with one CPU; by default none.
+            address: of the Ray cluster where they run; by default $RAY_ADDRESS, or a Ray of our own on this machine.
+
+        Raises:
+            UsageError: less than one shard, or an address without shards.
+            AtlasError: no atlas stands there; it is an index.errors.StoreError too, as all that follow.
+        """
+        if shards is None and address is not None:
+            raise UsageError(f"address {address!r} without shards: say how many, or leave it out")
+        if shards is not None and shards < 1:
+            raise UsageError(f"{shards} shards: must be at least 1")
+        with answering():
+            self.store = Store.open(path)
+        self._model_name = model
+        self._device = device
+        self._allow_stale = allow_stale
+        self._shards, self._address = shards, address
+        self._leave = ExitStack()
+        self._filters: dict[tuple[str, str], Any] = {}
+        self._opening = threading.RLock()
+        # Of the model: its passes take all cores anyway, and the memory of one.
+        self._computing = threading.RLock()
+
+    def __enter__(self) -> Atlas:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what shards were started; the next question opens the live index again."""
+        with self._opening:
+            self._loaded.pop("searcher", None)
+            self._filters.clear()
+            self._leave.close()
+
+    @cached_property
+    def _loaded(self) -> dict[str, Any]:
+        return {}
+
+    @property
+    def searcher(self) -> Searcher | ShardedSearcher:
+        """The live index."""
+        # Looked for without the lock first: nobody shall wait for one who loads the model.
+        if (found := self._loaded.get("searcher")) is None:
+            with self._opening:
+                if (found := self._loaded.get("searcher")) is None:
+                    found = self._loaded["searcher"] = self._open_searcher()
+        return found
+
+    def _open_searcher(self) -> Searcher | ShardedSearcher:
+        with answering():
+            if self._shards is None:
+                return Searcher.open(self.store, allow_stale=self._allow_stale)
+            from raypipe.sharded import ShardedSearcher
+
+            opened = ShardedSearcher(self.store, self._shards, address=self._address, allow_stale=self._allow_stale)
+            return self._leave.enter_context(opened)
+
+    @property
+    def model(self) -> Model:
+        """The encoder that made the vectors; loads torch."""
+        return self._heads.model
+
+    @property
+    def _heads(self) -> Heads:
+        """The encoder, and what its heads were asked before."""
+        if (found := self._loaded.get("heads")) is None:
+            with self._computing:
+                if (found := self._loaded.get("heads")) is None:
+                    from raypipe.asking_model import Heads
+
+                    with answering():
+                        embedding, name = self._embedding, self._model_name
+                        found = Heads(load_encoder(embedding, name, self._device), embedding, name)
+                    self._loaded["heads"] = found
+        return found
+
+    @property
+    def _embedding(self) -> Embedding:
+        """The set of vectors that is indexed; before there is an index, the first one."""
+        info = current_info(self.store)
+        return self.store.embedding(info.embeddings if info else None)
+
+    def search(
+        self,
+        sequences: Queries | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        vectors: np.ndarray | None = None,
+        names: Sequence[str] | None = None,
+        k: int = 10,
+        where: str | None = None,
+        columns: Sequence[str] | None = None,
+        min_score: float | None = None,
+        exact: bool = False,
+        recall: float | None = None,
+        partial: bool = False,
+        itself: bool = True,
+        progress: bool = False,
+    ) -> Search:
+        """The k nearest distinct sequences of each query.
+
+        Args:
+            sequences: one sequence, a list, or a mapping from names to sequences; T or U, either case.
+            ids: ids of records in the atlas, searched by their stored vectors; each finds itself first.
+            vectors: (Q, D) vectors of the atlas's own model and pooling, as `embed` gives them.
+            names: what to call the queries in the answer; by default their ids, or query_1, query_2, ...
+            k: hits of each query; fewer only where fewer match.
+            where: SQL condition over lengths, descriptions and annotation columns; applied before the search.
+            columns: columns of the answer, in order; by default all.
+            min_score: hits that score less are left out.
+            exact: compare with every stored vector, whatever the type of the index: slow, and sure.
+            recall: search as hard as was measured to reach this recall@10; by default the index's own target.
+            partial: of an atlas with shards: where one died, answer with what the others find, instead of waiting for a
+                new one. The answer's `how` tells what is "missing".
+            itself: whether a query by id may be among its own hits.
+            progress: show a bar on standard error where there are many queries.
+
+        Returns:
+            A search that is done when its answer is first asked for. Rows by query and rank: query, rank, id, score
+            (cosine in the index's own space: `info()` tells its transform), length, description, annotations. Its `how`
+            says how it was searched.
+
+        Raises:
+            UsageError: not exactly one of sequences, ids and vectors, or k below 1; when the answer is asked for, a
+                query that is no RNA.
+            AtlasError: when the answer is asked for: no index yet, or older than the embeddings; unknown id, column or
+                condition.
+            RaypipeError: a shard died, and no new one answers.
+        """
+        question = Question(
+            sequences, ids, vectors, names, k, where, columns, min_score, exact, recall, partial, itself, progress
+        )
+        return Search(self._answer, question)
+
+    def neighbors(
+        self, ids: Sequence[str], k: int = 10, where: str | None = None, columns: Sequence[str] | None = None
+    ) -> Search:
+        """The k nearest other sequences of those of records: `search` by ids without themselves."""
+        return self.search(ids=ids, k=k, where=where, columns=columns, itself=False)
+
+    @answering()
+    def _answer(self, question: Question) -> Result:
+        # Before the queries are embedded, which is the slow part: a wrong name shall not wait for it.
+        hits.check_columns(self.store, question.columns)
+        allowed = None if question.where is None else self._allowed(question.where)
+        own = None
+        if question.ids is not None:
+            _, seq_ids = hits.resolve_ids(self.store, list(question.ids))
+            queries = self.searcher.vectors(seq_ids)
+            own = None if question.itself else seq_ids
+        elif question.vectors is not None:
+            queries = question.vectors
+        else:
+            queries = self.embed(clean_queries(question.sequences or [], question.names)[1])
+        asked: dict[str, Any] = {
+            "min_score": question.min_score,
+            "exact": question.exact,
+            "recall": question.recall,
+        }
+        if self._shards is not None:  # else nothing can be missing
+            asked["partial"] = question.partial
+        searcher = self.searcher
+        found = searcher.find(queries, question.k + (own is not None), allowed=allowed, **asked)
+        ids, scores = found.seq_ids, found.scores
+        if own is not None:
+            ids, scores = without(own, ids, scores)
+        table = hits.hit_table(self.store, searcher, question.names or [], ids, scores, columns=question.columns)
+        return Result(table, found.how, vectors=self._vectors_of)
+
+    def _allowed(self, where: str) -> Any:
+        """What the searcher makes of a condition; asked again while the annotations are the same it is at hand."""
+        searcher = self.searcher
+        key = (where.strip(), str(live_database(self.store)))
+        made = self._filters.get(key)
+        if made is None or made.version != searcher.info.version:
+            made = searcher.allow(filters.matching_sequences(self.store, where))
+            with self._opening:
+                if len(self._filters) >= FILTERS_KEPT:
+                    self._filters.pop(next(iter(self._filters)))
+                self._filters[key] = made
+        return made
+
+    def _vectors_of(self, table: pa.Table) -> np.ndarray:
+        """The stored vectors of hits, by their seq_id or id."""
+        if "seq_id" in table.column_names:
+            return self.vectors(seq_ids=table["seq_id"].to_pylist())
+        return self.vectors(table["id"].to_pylist())
+
+    @answering()
+    def vectors(self, ids: Sequence[str] | None = None, *, seq_ids: Sequence[int] | None = None) -> np.ndarray:
+        """The stored vectors of records, or of sequences: (N, D) float32, in the order asked for.
+
+        Raises:
+            UsageError: not exactly one of ids and seq_ids.
+            AtlasError: an id is not in the atlas, or several sequences carry it; or there is no index yet.
+        """
+        if (ids is None) == (seq_ids is None):
+            raise UsageError("give exactly one of ids and seq_ids")
+        if ids is not None:
+            wanted = hits.resolve_ids(self.store, [ids] if isinstance(ids, str) else list(ids))[1]
+        else:
+            wanted = np.asarray(seq_ids, dtype=np.int64)
+        return self.searcher.vectors(wanted)
+
+    @answering()
+    def embed(self, sequences: Queries) -> np.ndarray:
+        """(N, D) float32 vectors of `sequences`, made as the atlas's own were.
+
+        Raises:
+            UsageError: one is no RNA; the message names it and says why.
+        """
+        cleaned = clean_queries(sequences)[1]
+        heads = self._heads
+        with self._computing:
+            return embed_queries(heads.model, heads.embedding, cleaned)
+
+    @answering()
+    def fill_mask(self, sequences: Queries, top_k: int = 5) -> Result:
+        """The likeliest tokens for every <mask> in `sequences`.
+
+        Returns:
+            Rows by query and position, best first: query (name), position (of the mask, from 1), token, probability
+            (over the whole vocabulary), sequence (with the token in the place of that mask).
+
+        Raises:
+            UsageError: top_k below 1, or a sequence without a mask or that is no RNA.
+            AtlasError: the atlas's model has no masked-LM head.
+        """
+        heads = self._heads
+        with self._computing:
+            return Result(heads.fill_mask(sequences, top_k))
+
+    @answering()
+    def predict(self, sequences: Queries, heads: Sequence[str]) -> dict[str, Result]:
+        """What heads of the atlas's model say of `sequences`.
+
+        Args:
+            heads: the checkpoint's own heads by their kind, or adapters of it by their name or file.
+
+        Returns:
+            By head a row for each sequence: query, and the columns that an atlas stores of that kind of head.
+
+        Raises:
+            UsageError: no head, or a sequence that is no RNA, or that a head refuses.
+            RaypipeError: there is no such head.
+        """
+        known = self._heads
+        with self._computing:
+            return {name: Result(table) for name, table in known.predict(sequences, heads).items()}
+
+    @answering()
+    def sql(self, query: str, params: Any = None) -> Result:
+        """Answer one SELECT over sequences, records, rejects, embeddings and the annotation tables."""
+        return Result(sql.query(self.store, query, params))
+
+    @answering()
+    def get(self, ids: Sequence[str]) -> Result:
+        """The records of `ids` with their sequences, in the order asked for.
+
+        Raises:
+            AtlasError: an id is not in the atlas.
+        """
+        asked = [ids] if isinstance(ids, str) else list(ids)
+        table = sql.query(
+            self.store,
+            """SELECT r.id, r.description, s.length, s.sequence, s.md5, r.source, r.seq_id
+               FROM (SELECT unnest($ids::VARCHAR[]) AS id, unnest(range(len($ids))) AS place) AS q
+               JOIN records AS r USING (id) JOIN sequences AS s USING (seq_id) ORDER BY q.place, r.ordinal""",
+            {"ids": asked},
+        )
+        missing = sorted(set(asked) - set(table["id"].to_pylist()))
+        if missing:
+            raise UnknownRecordError(f"no record called {', '.join(map(repr, missing[:5]))}")
+        return Result(table)
+
+    @answering()
+    def info(self) -> dict[str, Any]:
+        """What the atlas holds, in numbers and names."""
+        return describe_atlas(self.store)
+
+
+def without(own: np.ndarray, seq_ids: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hits (Q, k + 1) without each query's own sequence `own` (Q,), or else without the last one: (Q, k)."""
+    keep = seq_ids != own[:, None]
+    keep[keep.all(axis=1), -1] = False
+    shape = (len(seq_ids), seq_ids.shape[1] - 1)
+    # A query that is among its hits once; what is no hit, -1, is nobody's own.
+    return seq_ids[keep].reshape(shape), scores[keep].reshape(shape)

@@ -1,0 +1,68 @@
+"""Queries as an atlas takes them: names and canonical letters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from raypipe.cleaning import clean
+from raypipe.errors import UsageError
+
+MASK = "<mask>"
+Queries = str | Sequence[str] | Mapping[str, str]
+"""One sequence, a list, or a mapping from names to sequences; T or U, either case."""
+
+
+def labelled(sequences: Queries, names: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
+    """Names of queries, by default query_1, query_2, ..., and their sequences as given.
+
+    Raises:
+        UsageError: there is none, or not one name for each.
+    """
+    if isinstance(sequences, Mapping):
+        names, sequences = list(sequences) if names is None else names, list(sequences.values())
+    listed = [sequences] if isinstance(sequences, str) else list(sequences)
+    if not listed:
+        raise UsageError("no query; give a sequence, a FASTA file or --ids")
+    return labels(len(listed), names), listed
+
+
+def labels(number: int, names: Sequence[str] | None = None) -> list[str]:
+    """What so many queries are called.
+
+    Raises:
+        UsageError: not one name for each.
+    """
+    if names is not None and len(names) != number:
+        raise UsageError(f"{len(names)} names for {number} queries; give one for each")
+    return list(names) if names is not None else [f"query_{place}" for place in range(1, number + 1)]
+
+
+def clean_queries(
+    sequences: Queries, names: Sequence[str] | None = None, *, masks: bool = False
+) -> tuple[list[str], list[str]]:
+    """Names and canonical letters of queries; unnamed ones are called query_1, query_2, ...
+
+    Args:
+        masks: whether each has at least one <mask> in it, in place of a nucleotide.
+
+    Raises:
+        UsageError: there is none, or one is no RNA; the message names it and says why.
+    """
+    names, listed = labelled(sequences, names)
+    cleaned = []
+    for label, sequence in zip(names, listed, strict=True):
+        if not isinstance(sequence, str):
+            raise UsageError(f"{label}: a sequence is text, not {type(sequence).__name__}")
+        parts = sequence.strip().split(MASK) if masks else [sequence.strip()]
+        if masks and len(parts) == 1:
+            raise UsageError(f"{label} ({_shown(sequence)}): has no {MASK} to fill in")
+        letters = [clean(part) if part or not masks else (b"", None) for part in parts]
+        reason = next((reason for _, reason in letters if reason is not None), None)
+        if reason is not None:
+            raise UsageError(f"{label} ({_shown(sequence)}): {reason}")
+        cleaned.append(MASK.join(canonical.decode("ascii") for canonical, _ in letters))
+    return names, cleaned
+
+
+def _shown(sequence: str) -> str:
+    return repr(sequence if len(sequence) <= 30 else sequence[:30] + "...")
