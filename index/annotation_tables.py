@@ -80,8 +80,17 @@ def list_tables(store: Store) -> list[AnnotationTable]:
     file = live_database(store)
     if file is None:
         return []
+    return list(tables_in(file))
+
+
+def tables_in(file: Path) -> tuple[AnnotationTable, ...]:
+    """The tables of one version by name, from its database.
+
+    Raises:
+        StoreError: it is damaged.
+    """
     status = file.stat()
-    return list(_described(file, status.st_ino, status.st_mtime_ns))
+    return _described(file, status.st_ino, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=8)

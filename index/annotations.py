@@ -16,6 +16,7 @@ import duckdb
 from index import duck, files, versions
 from index.annotation_files import Staged, stage
 from index.annotation_keys import EXACT, Matched, key_value, load_records, match_keys
+from index.annotation_rows import write_rows
 from index.annotation_tables import (
     META_SCHEMA,
     META_TABLE,
@@ -87,8 +88,9 @@ def annotate(
     live = live_database(store)
     _check_names(store, paths)
     work = files.scratch(store.root) / f"annotate-{uuid.uuid4().hex}"
+    rows = work / "rows"
     try:
-        work.mkdir(parents=True)
+        rows.mkdir(parents=True)
         with duck.new_connection(memory_limit, spill=work / "spill", reads=store.root) as connection:
             if live is not None:
                 attach(connection, live, "old")
@@ -111,14 +113,20 @@ def annotate(
                     quoted = duck.identifier(table.name)
                     connection.execute(f"CREATE TABLE new.main.{quoted} AS SELECT * FROM old.main.{quoted}")
                     _describe(connection, table.name, table.meta)
+                    write_rows(connection, f"new.main.{quoted}", table.key_column, rows / f"{table.name}.arrow")
                 for name in renewed:
                     reports[name] = report = _load(connection, name, paths[name], key)
                     _describe(connection, name, {**asdict(report), **origins[name]})
+                    quoted = duck.identifier(name)
+                    write_rows(connection, f"new.main.{quoted}", report.key_column, rows / f"{name}.arrow")
                 connection.execute("USE memory")
                 connection.execute("DETACH new")
 
             duck.run(connection, write)
         version = versions.following(annotations_folder(store))
+        for file in rows.iterdir():
+            files.sync(file)
+        files.commit(rows, annotations_folder(store) / version)
         files.commit(work / "new.duckdb", annotations_folder(store) / f"{version}.duckdb")
         versions.publish(annotations_folder(store), version, store.root)
     except duckdb.OutOfMemoryException as error:

@@ -16,7 +16,6 @@ from index import files, versions
 from index.catalog import write_catalog
 from index.errors import StoreError, UnreachableError
 from index.info import (
-    CATALOG,
     FLAT,
     INFO,
     SEGMENTS,
@@ -317,7 +316,7 @@ def _publish(store: Store, info: IndexInfo, transform: Transform) -> None:
     folder = files.scratch(store.root) / f"index-{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True)
-        write_catalog(store, folder / CATALOG)
+        write_catalog(store, folder)
         if transform.mean is not None:
             save(transform, folder / TRANSFORM)
         checksums = {file.name: checksum(file) for file in sorted(folder.iterdir())}

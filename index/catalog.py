@@ -1,7 +1,9 @@
-"""The catalogue of an index: what a hit shows of a sequence, row number = seq_id."""
+"""The catalogue of an index: what a hit shows of a sequence, row number = seq_id, and the sequence of every id."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,10 @@ import pyarrow.parquet as pq
 
 from index import duck
 from index.errors import StoreError
-from index.removals import ingested_records, placed_records, touched_sequences
+from index.info import CATALOG, IDS, OLD_CATALOG, IndexInfo, held_file
+from index.living import first_records, living
+from index.mapped import numbers, open_mapped, take, write_mapped
+from index.removals import ingested_records
 from index.schema import RECORDS, SEQUENCES
 from index.store import Store
 
@@ -23,85 +28,135 @@ SCHEMA = pa.schema(
         SEQUENCES.field("length"),
     ]
 )
-ROW_GROUP = 16_384
+OF_RECORDS = ("id", "description", "n_records")  # what changes when records are removed
+_STORED = pa.schema([field for field in SCHEMA if field.name != "seq_id"])
+_IDS = pa.schema([("upper", pa.uint64()), ("lower", pa.uint64()), ("seq_id", pa.int64())])
+BATCH = 65_536
 
 
-def _first(records: str) -> str:
-    """SQL for one row per sequence of `records`: seq_id, n_records, and id and description of its first record."""
-    first = "arg_min(id, place) AS id, arg_min(description, place) AS description"
-    return f"SELECT seq_id, count(*)::INTEGER AS n_records, {first} FROM ({records}) GROUP BY seq_id"
-
-
-def write_catalog(store: Store, file: Path) -> None:
+def write_catalog(store: Store, folder: Path) -> None:
     """Write the catalogue of all sequences of `store`, also of those whose records were removed since.
+
+    Into CATALOG a row per sequence; into IDS the halves of the MD5 of every id with its sequences, sorted, as
+    `Catalog.find` looks them up.
 
     Raises:
         StoreError: sequences are missing, repeated or without a record: the store is damaged.
     """
-    expected = store.num_sequences
-    with pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
-        if expected == 0:
-            return
-        written = 0
-        first = _first(ingested_records(store))
-        with duck.new_connection(reads=store.root) as connection:
-            sql = (
-                f"SELECT s.seq_id, r.id, r.description, r.n_records, s.length "
-                f"FROM {duck.parquet(store.parts('sequences'))} s JOIN ({first}) r USING (seq_id) "
-                f"ORDER BY s.seq_id"
-            )
-            for batch in duck.batches(connection, sql, ROW_GROUP):
-                if not np.array_equal(batch["seq_id"].to_numpy(), np.arange(written, written + len(batch))):
-                    break
-                writer.write_batch(batch.cast(SCHEMA), row_group_size=ROW_GROUP)
-                written += len(batch)
-    if written != expected:
+    if not store.num_sequences:
+        write_mapped(folder / CATALOG, _STORED, [])
+        write_mapped(folder / IDS, _IDS, [])
+        return
+    records = ingested_records(store)
+    with duck.new_connection(reads=store.root) as connection:
+        sql = (
+            f"SELECT s.seq_id, r.id, r.description, r.n_records, s.length "
+            f"FROM {duck.parquet(store.parts('sequences'))} s JOIN ({first_records(records)}) r USING (seq_id) "
+            f"ORDER BY s.seq_id"
+        )
+        write_mapped(folder / CATALOG, _STORED, _whole(store, duck.batches(connection, sql, BATCH)))
+        # Two ids of one MD5 do not come about by chance.
+        sql = (
+            f"SELECT DISTINCT md5_number_upper(id) AS upper, md5_number_lower(id) AS lower, seq_id FROM ({records}) "
+            f"ORDER BY ALL"
+        )
+        write_mapped(folder / IDS, _IDS, (batch.cast(_IDS) for batch in duck.batches(connection, sql, BATCH)))
+
+
+def _whole(store: Store, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """`batches` without their seq_ids, which are all there, in order and once."""
+    written = 0
+    for batch in batches:
+        if not np.array_equal(batch["seq_id"].to_numpy(), np.arange(written, written + len(batch))):
+            break
+        yield batch.select(_STORED.names).cast(_STORED)
+        written += len(batch)
+    if written != store.num_sequences:
         raise StoreError(
-            f"{store.root}: damaged, sequence {written} of {expected} is missing, repeated or without a record; "
-            "ingest its sources into a new folder"
+            f"{store.root}: damaged, sequence {written} of {store.num_sequences} is missing, repeated or without a "
+            "record; ingest its sources into a new folder"
         )
 
 
 class Catalog:
-    """The catalogue opened for look-ups; only the row groups that are asked for are read."""
+    """The catalogue opened for look-ups: mapped, so that only what is asked for is read. Safe to use from threads.
 
-    def __init__(self, file: Path):
-        self._file = pq.ParquetFile(file, memory_map=True)
-        sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
-        self._starts = np.cumsum([0, *sizes])
-
-    def take(self, seq_ids: np.ndarray) -> pa.Table:
-        """The rows of `seq_ids` (n,), in their order."""
-        groups = np.unique(np.searchsorted(self._starts, seq_ids, side="right") - 1)
-        if len(groups) == 0:
-            return SCHEMA.empty_table()
-        table = self._file.read_row_groups([int(group) for group in groups])
-        sizes = np.diff(self._starts)[groups]
-        shift = self._starts[groups] - np.cumsum([0, *sizes[:-1]])
-        owner = np.searchsorted(groups, np.searchsorted(self._starts, seq_ids, side="right") - 1)
-        return table.take(pa.array(seq_ids - shift[owner]))
-
-
-def take_living(store: Store, catalog: Catalog, seq_ids: np.ndarray) -> pa.Table:
-    """Rows of the catalogue as it would be without the records that were removed.
-
-    Args:
-        seq_ids: (n,), distinct and sorted.
+    Attributes:
+        sources: what the store had ingested when it was written, by sha256.
     """
-    rows = catalog.take(seq_ids)
-    touched = np.intersect1d(seq_ids, touched_sequences(store))
-    if not len(touched):
+
+    def __init__(self, rows: pa.RecordBatch, ids: pa.RecordBatch | None, sources: Sequence[str]):
+        self._rows = {name: rows.column(name) for name in _STORED.names}
+        self._ids = None if ids is None else tuple(numbers(ids.column(name)) for name in _IDS.names)
+        self.sources = frozenset(sources)
+
+    @classmethod
+    def open(cls, store: Store, info: IndexInfo) -> Catalog:
+        """That of one version of the index.
+
+        Raises:
+            StoreError: it is missing or damaged.
+        """
+        files = {name: f"{info.version}/{name}" for name in (CATALOG, IDS, OLD_CATALOG)}
+        if files[OLD_CATALOG] in info.files:  # built before it could be mapped: it fits into memory, or it is slow
+            table = pq.read_table(held_file(store, info, files[OLD_CATALOG])).select(_STORED.names)
+            long = pa.schema([_long(field) for field in _STORED])
+            [rows] = table.cast(long).combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], long)]
+            return cls(rows, None, info.sources)
+        rows, ids = (open_mapped(held_file(store, info, files[name])) for name in (CATALOG, IDS))
+        return cls(rows, ids, info.sources)
+
+    def take(self, seq_ids: np.ndarray, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
+        """The rows of `seq_ids` (n,), in their order; `columns` are those of SCHEMA."""
+        found = [
+            pa.array(seq_ids, pa.int64()) if name == "seq_id" else take(self._rows[name], seq_ids) for name in columns
+        ]
+        return pa.table(found, schema=pa.schema([SCHEMA.field(name) for name in columns]))
+
+    def covers(self, store: Store) -> bool:
+        """Whether `find` knows the ids of all records of `store`."""
+        return self._ids is not None and store.kept(_sources) <= self.sources
+
+    def find(self, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The sequences whose records were ingested by one of `ids`, whether they were removed since or not.
+
+        Returns:
+            (m,) each: a place in `ids`, ascending, and a seq_id. An id that is not known has none, and one that
+            records of several sequences carry has several.
+        """
+        assert self._ids is not None
+        upper, lower, seq_ids = self._ids
+        digests = b"".join(hashlib.md5(id_.encode(), usedforsecurity=False).digest() for id_ in ids)
+        halves = np.frombuffer(digests, "<u8").reshape(-1, 2)
+        first, end = (np.searchsorted(upper, halves[:, 0], side) for side in ("left", "right"))
+        counts = end - first
+        owners = np.repeat(np.arange(len(ids)), counts)
+        rows = np.arange(len(owners)) + np.repeat(first - np.cumsum(counts) + counts, counts)
+        same = lower[rows] == halves[owners, 1]
+        return owners[same], seq_ids[rows[same]]
+
+
+def take_living(store: Store, catalog: Catalog, seq_ids: np.ndarray, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
+    """Rows of the catalogue as it would be without the records that were removed, in the order of `seq_ids` (n,)."""
+    rows = catalog.take(seq_ids, columns)
+    if not store.removals:
         return rows
-    with duck.new_connection(reads=store.root) as connection:
-        connection.register("touched", pa.table({"seq_id": touched}))
-        records = f"SELECT * FROM ({placed_records(store)}) SEMI JOIN touched USING (seq_id)"
-        first = connection.sql(f"SELECT * FROM ({_first(records)}) ORDER BY seq_id")
-        left = duck.run(connection, first.to_arrow_table)
-    places = np.searchsorted(seq_ids, left["seq_id"].to_numpy())
-    columns = []
-    for field in SCHEMA:
-        values = rows[field.name].to_numpy().copy()
-        if field.name in ("id", "description", "n_records"):
-            values[places] = left[field.name].to_numpy()
-        columns.append(pa.array(values, field.type))
-    return pa.table(columns, schema=SCHEMA)
+    left = store.kept(living)
+    places = left.places(seq_ids)
+    touched = places >= 0
+    if not touched.any():
+        return rows
+    for name in (name for name in columns if name in OF_RECORDS):
+        values = rows[name].to_numpy().copy()
+        values[touched] = left.first[name].to_numpy()[places[touched]]
+        field = SCHEMA.field(name)
+        rows = rows.set_column(columns.index(name), field, pa.array(values, field.type))
+    return rows
+
+
+def _long(field: pa.Field) -> pa.Field:
+    return field.with_type(pa.large_string()) if pa.types.is_string(field.type) else field
+
+
+def _sources(store: Store) -> frozenset[str]:
+    return frozenset(source.sha256 for source in store.sources)

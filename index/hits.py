@@ -9,16 +9,15 @@ import numpy as np
 import pyarrow as pa
 
 from index import duck
-from index.annotation_tables import ALIAS, AnnotationTable, attach, list_tables, live_database
-from index.catalog import Catalog, take_living
-from index.errors import QuestionError, UnknownRecordError
+from index.annotation_rows import open_rows
+from index.catalog import SCHEMA, Catalog, take_living
+from index.errors import StoreError
 from index.exact import NO_HIT
-from index.predictions import hit_columns, predictions_of
-from index.removals import living_records
+from index.hit_columns import HitColumns, hit_columns
+from index.living import living
+from index.predictions import predictions_of
+from index.removals import living_records, placed_records
 from index.store import Store
-
-BASE = ("query", "rank", "id", "score", "length", "description")
-ON_REQUEST = ("seq_id", "n_records")
 
 
 class Catalogued(Protocol):
@@ -35,6 +34,8 @@ def hit_table(
     scores: np.ndarray,
     *,
     columns: Sequence[str] | None = None,
+    all_annotations: bool = False,
+    expand_records: bool = False,
 ) -> pa.Table:
     """One row per hit, in the order of queries and ranks; hits never multiply.
 
@@ -45,27 +46,40 @@ def hit_table(
         columns: which columns, in this order; if None query, rank (from 1), id, score, length, description, then the
             annotation columns: of a sequence with several annotation rows the first, of one without NULL. Predictions
             are asked for as `<set>_<column>`; NULL where a sequence has none.
+        all_annotations: annotation columns are lists of all rows of the sequence, in the order of the file.
+        expand_records: one row per record of a hit instead, in the order of ingest: they differ by id and description.
 
     Raises:
         StoreError: an unknown column; the message lists all.
     """
-    wanted = check_columns(store, columns)
-    annotation, predicted = _columns(store)
+    rows = open_rows(store)
+    known = hit_columns(store, rows)
+    wanted = known.choose(columns)
     lines, ranks = np.nonzero(seq_ids != NO_HIT)
-    found = seq_ids[lines, ranks]
-    distinct, places = np.unique(found, return_inverse=True)
-    catalog = take_living(store, searcher.catalog, distinct).take(pa.array(places))
-    parts: dict[str, pa.Array | pa.ChunkedArray] = {
-        "query": pa.array([queries[line] for line in lines.tolist()], type=pa.string()),
-        "rank": pa.array(ranks + 1, type=pa.int32()),
-        "score": pa.array(scores[lines, ranks], type=pa.float32()),
-        **{name: catalog[name] for name in catalog.column_names},
-    }
-    for known, look_up in ((annotation, _annotations_of), (predicted, predictions_of)):
-        asked = {name: known[name] for name in wanted if name in known}
-        if asked:
-            extra = look_up(store, distinct, asked).take(pa.array(places))
-            parts.update({name: extra[name] for name in asked})
+    found = np.asarray(seq_ids[lines, ranks], dtype=np.int64)
+    parts: dict[str, pa.Array | pa.ChunkedArray] = {}
+    if expand_records:
+        records, repeats = _records_of(store, found)
+        lines, ranks, found = (np.repeat(values, repeats) for values in (lines, ranks, found))
+        parts.update({name: records[name] for name in ("id", "description")})
+    if "query" in wanted:
+        parts["query"] = pa.array([queries[line] for line in lines.tolist()], type=pa.string())
+    if "rank" in wanted:
+        parts["rank"] = pa.array(ranks + 1, type=pa.int32())
+    if "score" in wanted:
+        parts["score"] = pa.array(scores[lines, ranks], type=pa.float32())
+    listed = [name for name in wanted if name in SCHEMA.names and name not in parts]
+    if listed:
+        catalog = take_living(store, searcher.catalog, found, listed)
+        parts.update(zip(listed, catalog.columns, strict=True))
+    asked = {name: known.annotation[name] for name in wanted if name in known.annotation}
+    if asked and rows is not None:
+        parts.update(rows.all(found, asked) if all_annotations else rows.first(found, asked))
+    predicted = {name: known.predicted[name] for name in wanted if name in known.predicted}
+    if predicted:
+        distinct, places = np.unique(found, return_inverse=True)
+        extra = predictions_of(store, distinct, predicted).take(pa.array(places))
+        parts.update({name: extra[name] for name in predicted})
     return pa.table({name: parts[name] for name in wanted})
 
 
@@ -76,32 +90,20 @@ def check_columns(store: Store, columns: Sequence[str] | None) -> list[str]:
     Raises:
         StoreError: an unknown column (the message lists all), or one that is asked for twice.
     """
-    annotation, predicted = _columns(store)
-    if columns is None:
-        return [*BASE, *annotation]
-    known = [*BASE, *annotation, *predicted, *ON_REQUEST]
-    # As in SQL the case does not matter; an exact name is preferred.
-    spelled = {**{name.lower(): name for name in reversed(known)}, **{name: name for name in known}}
-    wanted = [spelled.get(name) or spelled.get(name.lower()) for name in columns]
-    found = [name for name in wanted if name is not None]
-    if len(found) < len(columns):
-        raise QuestionError(f"no column {columns[wanted.index(None)]!r}; there are: {', '.join(known)}")
-    if len(set(found)) < len(found):
-        raise QuestionError(f"a column is asked for twice: {', '.join(columns)}")
-    return found
+    return _columns(store).choose(columns)
 
 
 def available_columns(store: Store) -> list[str]:
     """All columns a hit can have; predictions, and the last two, seq_id and n_records, are shown on request only."""
-    annotation, predicted = _columns(store)
-    return [*BASE, *annotation, *predicted, *ON_REQUEST]
+    return _columns(store).all
 
 
-def resolve_ids(store: Store, ids: Sequence[str]) -> tuple[list[str], np.ndarray]:
+def resolve_ids(store: Store, ids: Sequence[str], catalog: Catalog | None = None) -> tuple[list[str], np.ndarray]:
     """The sequences of records.
 
     Args:
         ids: ids of records as ingested.
+        catalog: of the opened index, where there is one: it knows them without a look at the records.
 
     Returns:
         `ids` as labels, and their seq_ids, int64, in the same order.
@@ -109,6 +111,45 @@ def resolve_ids(store: Store, ids: Sequence[str]) -> tuple[list[str], np.ndarray
     Raises:
         StoreError: an id is unknown, or several records of different sequences carry it.
     """
+    if catalog is not None and catalog.covers(store):
+        owners, found = _looked_up(store, catalog, ids)
+    else:
+        owners, found = _read(store, ids)
+    counts = np.bincount(owners, minlength=len(ids))
+    if (counts == 1).all():
+        return list(ids), found
+    unknown = list(dict.fromkeys(ids[place] for place in np.flatnonzero(counts == 0)))
+    if unknown:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise StoreError(f"no record with id {', '.join(unknown[:5])}{more} in {store.root}")
+    place = int(np.argmax(counts > 1))
+    listed = ", ".join(str(seq_id) for seq_id in sorted(found[owners == place])[:5])
+    raise StoreError(
+        f"id {ids[place]!r} is carried by records of {counts[place]} different sequences (seq_id {listed}); "
+        "search by the sequence itself instead"
+    )
+
+
+def _columns(store: Store) -> HitColumns:
+    return hit_columns(store, open_rows(store))
+
+
+def _looked_up(store: Store, catalog: Catalog, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Places in `ids`, ascending, and a seq_id of a record that is not removed; several places of an id may follow."""
+    owners, found = catalog.find(ids)
+    if not store.removals:
+        return owners, found
+    left = store.kept(living)
+    kept = ~np.isin(found, left.lost)
+    more = [(place, seq_id) for place, id_ in enumerate(ids) for seq_id in left.ids.get(id_, ())]
+    added = np.array(more, dtype=np.int64).reshape(-1, 2)
+    owners, found = np.concatenate([owners[kept], added[:, 0]]), np.concatenate([found[kept], added[:, 1]])
+    order = np.argsort(owners, kind="stable")
+    return owners[order], found[order]
+
+
+def _read(store: Store, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """As `_looked_up`, from all the records."""
     found: dict[str, list[int]] = {}
     if ids and store.parts("records"):
         with duck.new_connection(reads=store.root) as connection:
@@ -118,64 +159,23 @@ def resolve_ids(store: Store, ids: Sequence[str]) -> tuple[list[str], np.ndarray
                 params=[sorted(set(ids))],
             )
             found = dict(duck.run(connection, rows.fetchall))
-    unknown = [id_ for id_ in dict.fromkeys(ids) if id_ not in found]
-    if unknown:
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        raise UnknownRecordError(f"no record with id {', '.join(unknown[:5])}{more}")
-    for id_ in ids:
-        if len(found[id_]) > 1:
-            listed = ", ".join(str(seq_id) for seq_id in found[id_][:5])
-            raise QuestionError(
-                f"id {id_!r} is carried by records of {len(found[id_])} different sequences (seq_id {listed}); "
-                "search by the sequence itself instead"
-            )
-    return list(ids), np.array([found[id_][0] for id_ in ids], dtype=np.int64)
+    pairs = np.array(
+        [(place, seq_id) for place, id_ in enumerate(ids) for seq_id in found.get(id_, ())], dtype=np.int64
+    ).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
 
 
-def _columns(store: Store) -> tuple[dict[str, tuple[str, str]], dict[str, tuple[str, str]]]:
-    """Columns of annotations and of predictions: name in a hit -> table or set, and column."""
-    annotation = _annotation_columns(list_tables(store))
-    return annotation, hit_columns(store, [*BASE, *annotation, *ON_REQUEST])
-
-
-def _annotation_columns(tables: Sequence[AnnotationTable]) -> dict[str, tuple[str, str]]:
-    """Name in a hit -> table and column; a name that occurs twice is prefixed by its table."""
-    plain = [
-        (table.name, column)
-        for table in tables
-        for column in table.columns
-        if column not in ("seq_id", "id", table.key_column)
-    ]
-    counts: dict[str, int] = dict.fromkeys((*BASE, *ON_REQUEST), 1)
-    for _, column in plain:
-        counts[column.lower()] = counts.get(column.lower(), 0) + 1
-    named: dict[str, tuple[str, str]] = {}
-    for table, column in plain:
-        name = column if counts[column.lower()] == 1 else f"{table}_{column}"
-        while name in named or (name != column and name.lower() in counts):
-            name += "_"
-        named[name] = (table, column)
-    return named
-
-
-def _annotations_of(store: Store, seq_ids: np.ndarray, asked: dict[str, tuple[str, str]]) -> pa.Table:
-    """The first annotation row of each sequence, in the order of `seq_ids` (sorted, distinct)."""
-    database = live_database(store)
-    result: dict[str, pa.ChunkedArray] = {}
+def _records_of(store: Store, seq_ids: np.ndarray) -> tuple[pa.Table, np.ndarray]:
+    """The records of each of `seq_ids` (n,), one after another, and how many each has, (n,)."""
     with duck.new_connection(reads=store.root) as connection:
-        if database is not None:
-            attach(connection, database)
-        connection.register("hit", pa.table({"seq_id": seq_ids}))
-        for table in dict.fromkeys(owner for owner, _ in asked.values()):
-            names = {name: column for name, (owner, column) in asked.items() if owner == table}
-            chosen = ", ".join(f"t.{duck.identifier(names[name])} AS {duck.identifier(name)}" for name in names)
-            first = (
-                f"SELECT t.* FROM {ALIAS}.main.{duck.identifier(table)} t SEMI JOIN hit USING (seq_id) "
-                "QUALIFY row_number() OVER (PARTITION BY t.seq_id ORDER BY t.rowid) = 1"
-            )
-            rows = connection.sql(
-                f"SELECT {chosen} FROM hit LEFT JOIN ({first}) t ON t.seq_id = hit.seq_id ORDER BY hit.seq_id"
-            )
-            found = duck.run(connection, rows.to_arrow_table)
-            result.update({name: found[name] for name in names})
-    return pa.table(result)
+        connection.register("hit", pa.table({"seq_id": np.unique(seq_ids)}))
+        rows = connection.sql(
+            f"SELECT seq_id, id, description FROM ({placed_records(store)}) SEMI JOIN hit USING (seq_id) "
+            "ORDER BY seq_id, place"
+        )
+        records = duck.run(connection, rows.to_arrow_table)
+    owners = records["seq_id"].to_numpy()
+    starts, ends = (np.searchsorted(owners, seq_ids, side) for side in ("left", "right"))
+    repeats = ends - starts
+    places = np.arange(repeats.sum()) + np.repeat(starts - np.cumsum(repeats) + repeats, repeats)
+    return records.take(pa.array(places)), repeats

@@ -14,13 +14,11 @@ from index.catalog import Catalog
 from index.errors import NoIndexError, QuestionError, StaleIndexError, StoreError
 from index.exact import NO_HIT
 from index.info import (
-    CATALOG,
     FLAT,
     INDEX,
     INFO,
     IndexInfo,
     current_info,
-    held_file,
     index_folder,
     read_info,
     rebuild,
@@ -82,7 +80,7 @@ class Searcher:
         self.info = info
         self._dtype = "float32" if known is None else known.dtype
         self.transform = transform
-        self.catalog = Catalog(held_file(store, info, f"{info.version}/{CATALOG}"))
+        self.catalog = Catalog.open(store, info)
         self.segments = segments
         self._removed = removed
         self._living = self.allow(None) if len(removed) else None

@@ -26,10 +26,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from index import files
 from index.errors import StoreError
@@ -41,6 +41,7 @@ from index.sets import Embedding, OnLong, Pooling, Prediction, ShardedSet, Vecto
 __all__ = ["Embedding", "OnLong", "Pooling", "Prediction", "ShardedSet", "Source", "Store", "VectorDtype", "is_store"]
 
 MANIFEST = "store.json"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,10 @@ class Store:
     def __init__(self, root: Place, manifest: dict[str, Any]):
         self.root = root
         self._manifest = manifest
+        self._kept: tuple[dict[str, Any], dict[Any, Any]] = manifest, {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": ({}, {})}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | RemotePath) -> Store:
@@ -136,6 +141,15 @@ class Store:
             self._manifest = Store.open(self.root)._manifest
             files.sweep(self.root)
             yield
+
+    def kept(self, make: Callable[[Store], T]) -> T:
+        """What `make` says of this store; it is asked once, and again when the manifest is another one."""
+        manifest, made = self._kept
+        if manifest is not self._manifest:
+            manifest, made = self._kept = self._manifest, {}
+        if make not in made:
+            made[make] = make(self)
+        return made[make]
 
     @property
     def sources(self) -> list[Source]:

@@ -217,7 +217,7 @@ def test_tables_are_added_and_replaced_in_new_versions(store, write):
         (5,),
     ]
     names = sorted(path.name for path in annotations_folder(store).iterdir())
-    assert names == ["000002.duckdb", "000003.duckdb", "CURRENT"]
+    assert names == ["000002", "000002.duckdb", "000003", "000003.duckdb", "CURRENT"]
     assert reader.execute("SELECT n FROM b").fetchall() == [(2,)], "an open reader keeps its version"
     reader.close()
     assert not list((store.root / ".tmp").iterdir())

@@ -6,12 +6,12 @@ import json
 import shutil
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from index.build import build_index, choose_type
 from index.errors import StoreError
 from index.info import current_info, index_folder
+from index.mapped import open_mapped
 from index.search import Searcher
 from index.store import Store
 from tests.made import index_file, on_disk
@@ -37,7 +37,12 @@ def test_what_is_published(builder, vectors):
     assert info.fingerprint == store.embedding().fingerprint
     assert seen[-1] == (500, 500)
     folder = store.root / "index" / info.version
-    assert sorted(path.name for path in folder.iterdir()) == ["catalog.parquet", "index.json", "transform.npz"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "catalog.arrow",
+        "ids.arrow",
+        "index.json",
+        "transform.npz",
+    ]
     (segment,) = json.loads((folder / "index.json").read_text())["segments"]
     assert [part["name"] for part in segment["parts"]] == [f"part-{number:05d}.parquet" for number in range(3)]
     held = store.root / "index" / "segments" / segment["name"]
@@ -45,8 +50,8 @@ def test_what_is_published(builder, vectors):
     assert np.load(held / "rows.npy").tolist() == list(range(500))
     assert (store.root / "index" / "CURRENT").read_text() == info.version + "\n"
     assert not list((store.root / ".tmp").iterdir())
-    catalog = pq.read_table(folder / "catalog.parquet")
-    assert catalog["seq_id"].to_pylist() == list(range(500))
+    catalog = open_mapped(folder / "catalog.arrow")
+    assert catalog.num_rows == 500
     assert catalog["id"].to_pylist()[:2] == ["R00000", "R00001"]
 
 
@@ -57,7 +62,7 @@ def test_catalog_names_the_first_record_in_the_order_of_ingest(builder):
     store.put_embedding(made)
     builder.write_part(store, made, 0, [0, 1, 2], np.eye(3, 16))
     info = built(store)
-    catalog = pq.read_table(index_folder(store) / info.version / "catalog.parquet").to_pydict()
+    catalog = open_mapped(on_disk(index_folder(store)) / info.version / "catalog.arrow").to_pydict()
     assert catalog["id"] == ["z", "y", "b"]
     assert catalog["description"] == ["first", "other", "new"]
     assert catalog["n_records"] == [2, 1, 1]

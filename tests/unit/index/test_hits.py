@@ -86,7 +86,7 @@ def test_no_hits(annotated):
 
 
 def test_many_hits_over_many_row_groups(builder, monkeypatch):
-    monkeypatch.setattr("index.catalog.ROW_GROUP", 7)
+    monkeypatch.setattr("index.catalog.BATCH", 7)
     vectors = np.random.default_rng(0).standard_normal((100, 16)).astype(np.float32)
     store = builder.embedded(vectors)
     with store.lock():

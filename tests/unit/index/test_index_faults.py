@@ -74,7 +74,7 @@ def test_a_copy_of_the_store_is_not_stale(builder, store, vectors, tmp_path):
     assert Searcher.open(Store.open(tmp_path / "copy")).search(vectors[:1], 1)[0].tolist() == [[0]]
 
 
-@pytest.mark.parametrize("name", ["vectors.faiss", "rows.npy", "catalog.parquet"])
+@pytest.mark.parametrize("name", ["vectors.faiss", "rows.npy", "catalog.arrow", "ids.arrow"])
 @pytest.mark.parametrize("damage", ["truncated", "altered", "gone", "empty"])
 def test_damaged_files(store, name, damage):
     file = index_file(on_disk(store.root), name)

@@ -1,0 +1,190 @@
+"""One version of the annotation tables opened to annotate hits: what is opened once stays open, for all threads.
+
+Beside the database of a version stands, for each of its tables, a mapped file (see `index.mapped`) with the first row
+of every sequence that has one: `annotations/<version>/<table>.arrow`. It answers in microseconds; DuckDB answers for
+what it has not: all rows of a sequence, and columns of lists and structs.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from index import copies, duck
+from index.annotation_tables import (
+    ALIAS,
+    FOLDER,
+    AnnotationTable,
+    annotations_folder,
+    attach,
+    live_database,
+    tables_in,
+)
+from index.errors import StoreError
+from index.mapped import can_map, numbers, open_mapped, take, write_mapped
+from index.places import Place
+from index.store import Store
+from index.versions import CURRENT
+
+BATCH = 65_536
+
+
+class AnnotationRows:
+    """Rows of the annotation tables by seq_id; they stay when a newer version is published."""
+
+    def __init__(self, root: Place, file: Path, tables: Sequence[AnnotationTable], stamp: tuple[int, int] | None):
+        """Take the database `file` of the store at `root`; `stamp` tells this version from others."""
+        self.tables, self.stamp = tables, stamp
+        self._root, self._file, self._made = root, file, _stamp(file)
+        self._mapped: dict[str, pa.RecordBatch | None] = {}
+        self._lock = threading.Lock()
+
+    def first(self, seq_ids: np.ndarray, asked: dict[str, tuple[str, str]]) -> dict[str, pa.Array]:
+        """The first row of each sequence, NULL where it has none.
+
+        Args:
+            seq_ids: (n,) int64, in any order.
+            asked: name in the answer -> table and column.
+
+        Returns:
+            By name (n,) values.
+        """
+        found: dict[str, pa.Array] = {}
+        rows: dict[str, np.ndarray] = {}
+        for name, (table, column) in asked.items():
+            mapped = self._first_rows(table)
+            if mapped is None or column not in mapped.schema.names:
+                continue
+            if table not in rows:
+                known = numbers(mapped.column("seq_id"))
+                places = np.searchsorted(known, seq_ids)
+                missing = places == len(known)
+                places[missing] = -1
+                rows[table] = np.where(missing | (known[places] != seq_ids), -1, places) if len(known) else places
+            found[name] = take(mapped.column(column), rows[table])
+        left = {name: owner for name, owner in asked.items() if name not in found}
+        return {**found, **self._by_sql(seq_ids, left, all_rows=False)} if left else found
+
+    def all(self, seq_ids: np.ndarray, asked: dict[str, tuple[str, str]]) -> dict[str, pa.Array]:
+        """As `first`, with lists of all rows in the order of the file; the lists of one table are of equal length."""
+        return self._by_sql(seq_ids, asked, all_rows=True)
+
+    def stands(self) -> bool:
+        """Whether the database is still the one that was opened: an atlas may be made anew in the same place."""
+        return self._made is not None and _stamp(self._file) == self._made
+
+    def _by_sql(self, seq_ids: np.ndarray, asked: dict[str, tuple[str, str]], *, all_rows: bool) -> dict[str, pa.Array]:
+        result: dict[str, pa.Array] = {}
+        with self._connection.cursor() as cursor:
+            # Seen by this cursor alone.
+            cursor.register("hit", pa.table({"seq_id": pa.array(seq_ids, pa.int64()), "row": np.arange(len(seq_ids))}))
+            for table in dict.fromkeys(owner for owner, _ in asked.values()):
+                names = {name: duck.identifier(column) for name, (owner, column) in asked.items() if owner == table}
+                taken = "list({0} ORDER BY t.rowid)" if all_rows else "arg_min(struct_pack(v := {0}), t.rowid).v"
+                picked = ", ".join(f"{taken.format(f't.{column}')} AS {column}" for column in names.values())
+                chosen = ", ".join(f"r.{column} AS {duck.identifier(name)}" for name, column in names.items())
+                rows = (
+                    f"SELECT t.seq_id, {picked} FROM {ALIAS}.main.{duck.identifier(table)} t "
+                    f"SEMI JOIN hit USING (seq_id) GROUP BY t.seq_id"
+                )
+                relation = cursor.sql(f"SELECT {chosen} FROM hit LEFT JOIN ({rows}) r USING (seq_id) ORDER BY hit.row")
+                answer = duck.run(cursor, relation.to_arrow_table)
+                result.update({name: answer[name] for name in names})
+        return result
+
+    @cached_property
+    def _connection(self) -> duckdb.DuckDBPyConnection:
+        connection = duck.new_connection()
+        attach(connection, self._file)
+        return connection
+
+    def _first_rows(self, table: str) -> pa.RecordBatch | None:
+        """The mapped file of a table; None in versions of before there were any."""
+        if table not in self._mapped:
+            with self._lock:
+                self._mapped[table] = self._open(table)
+        return self._mapped[table]
+
+    def _open(self, table: str) -> pa.RecordBatch | None:
+        version = copies.original(self._file).stem
+        mend = "remove it, and hits are slower, or annotate again"
+        try:
+            file = copies.fetch(self._root, FOLDER, version, f"{table}.arrow", mend=mend)
+            if not file.is_file():
+                return None
+            return open_mapped(file)
+        except FileNotFoundError:
+            return None
+        except StoreError as error:
+            raise StoreError(f"{error}; {mend}") from error
+
+
+def open_rows(store: Store) -> AnnotationRows | None:
+    """The live version; None where nothing is annotated. Cheap to ask again: it is opened once.
+
+    Raises:
+        StoreError: it is missing or damaged.
+    """
+    stamp = _stamp(annotations_folder(store) / CURRENT)
+    if stamp is None:
+        return None
+    opened = _OPENED.get(store.root)
+    if opened is not None and opened.stamp == stamp and opened.stands():
+        return opened
+    file = live_database(store)
+    if file is None:
+        return None
+    opened = AnnotationRows(store.root, file, tables_in(file), stamp)
+    while len(_OPENED) >= MOST_OPEN:
+        _OPENED.pop(next(iter(_OPENED)), None)
+    _OPENED[store.root] = opened
+    return opened
+
+
+def write_rows(connection: duckdb.DuckDBPyConnection, table: str, key_column: str | None, file: Path) -> None:
+    """Write the mapped file of one table.
+
+    Args:
+        table: as SQL names it; it is sorted by seq_id.
+        key_column: as of an `AnnotationTable`: hits do not show it.
+    """
+    empty = connection.sql(f"SELECT * EXCLUDE (id) FROM {table} LIMIT 0").to_arrow_table().schema
+    names = [field.name for field in empty if field.name != key_column and can_map(field.type)]
+    chosen = ", ".join(duck.identifier(name) for name in names)
+    schema = pa.schema([empty.field(name) for name in names])
+    batches = duck.batches(connection, f"SELECT {chosen} FROM {table}", BATCH)
+    write_mapped(file, schema, _first_of_each(batches))
+
+
+def _first_of_each(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    last = -1
+    for batch in batches:
+        seq_ids = batch["seq_id"].to_numpy()
+        first = np.diff(seq_ids, prepend=last) > 0
+        last = seq_ids[-1]
+        yield batch.filter(pa.array(first))
+
+
+def _stamp(file: Place) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+@atexit.register
+def _close() -> None:
+    """Before the interpreter takes the modules apart, of which DuckDB complains."""
+    _OPENED.clear()
+
+
+MOST_OPEN = 8
+_OPENED: dict[Place, AnnotationRows] = {}
