@@ -27,6 +27,7 @@ from raypipe.cli import (
     planning,
     predicting,
     refusals,
+    serving,
     system,
     training,
 )
@@ -61,6 +62,7 @@ app.command(making.remove)
 app.command(asking.search)
 app.command(asking.sql)
 app.command(asking.info)
+app.command(serving.serve)
 app.command(planning.plan)
 app.command(checking.status)
 app.command(checking.verify)

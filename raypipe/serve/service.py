@@ -1,0 +1,250 @@
+"""What the server does for a request: checks it against the limits, gathers it with others, asks the atlas.
+
+Shapes: N sequences, Q queries, D values of a vector as the model gives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from raypipe.errors import UsageError
+from raypipe.queries import clean_queries, labels
+from raypipe.serve.batching import Batcher
+from raypipe.serve.faults import Refusal
+from raypipe.serve.hits import Asked, Part, search_ids, search_vectors
+from raypipe.serve.live import Live, ServedAtlas, Snapshot
+from raypipe.serve.metrics import Metrics
+from raypipe.serve.settings import ServeSettings
+
+T = TypeVar("T")
+# Queries of one search: more would let others wait for longer, and bring little.
+SEARCH_BATCH = 64
+SEARCH_QUEUE = 16_384
+# Of what is looked up in files: records, descriptions, conditions.
+LOOKERS = 4
+
+
+class Service:
+    """One atlas, asked by many.
+
+    Attributes:
+        live: the atlas of now.
+    """
+
+    def __init__(self, settings: ServeSettings, metrics: Metrics):
+        self._settings, self._metrics = settings, metrics
+        self._encoder = Batcher(
+            "encoder",
+            settings.batch_tokens,
+            most=settings.max_queued_tokens,
+            wait_seconds=settings.batch_wait_ms / 1000,
+            done=metrics.batch("encoder"),
+        )
+        note = metrics.batch("search")
+        self._searches = Batcher("search", SEARCH_BATCH, most=SEARCH_QUEUE, done=note)
+        # What compares with every vector, or has many queries, has a thread of its own: nobody else waits for it.
+        self._slow = Batcher("slow-search", SEARCH_BATCH, most=SEARCH_QUEUE, done=note)
+        self._batchers, self._opened = (self._encoder, self._searches, self._slow), False
+        metrics.waiting("encoder", lambda: self._encoder.waiting)
+        metrics.waiting("search", lambda: self._searches.waiting + self._slow.waiting)
+        self._lookers = ThreadPoolExecutor(LOOKERS, "look-up")
+        self._sql = ThreadPoolExecutor(settings.sql_workers, "sql")
+        self.live = Live(settings, metrics, self._embed_from_thread)
+
+    def open(self) -> None:
+        """Open the atlas and start the threads; again it does nothing.
+
+        Raises:
+            StoreError: no atlas stands there, or it is damaged.
+        """
+        if self._opened:
+            return
+        self.live.open()
+        for batcher in self._batchers:
+            batcher.start()
+        self._opened = True
+
+    def close(self) -> None:
+        """Finish what is being done, refuse the rest."""
+        for batcher in self._batchers:
+            batcher.close()
+        for pool in (self._lookers, self._sql):
+            pool.shutdown(cancel_futures=True)
+        self.live.close()
+
+    async def search_sequences(
+        self, snapshot: Snapshot, asked: Asked, sequences: Any, names: Sequence[str] | None
+    ) -> list[Part]:
+        """The hits of sequences."""
+        named, cleaned = self._cleaned(sequences, names, asked.k)
+        snapshot.searchable()
+        await self._prepare(snapshot, asked)
+        vectors = await self.embed(snapshot, cleaned)
+        return await self._search(snapshot, asked, search_vectors, list(zip(named, vectors, strict=True)))
+
+    async def search_ids(
+        self, snapshot: Snapshot, asked: Asked, ids: list[str], names: Sequence[str] | None
+    ) -> list[Part]:
+        """The hits of records by their ids."""
+        self.check_number(len(ids), asked.k)
+        named = ids if names is None else labels(len(ids), names)
+        snapshot.searchable()
+        await self._prepare(snapshot, asked)
+        return await self._search(snapshot, asked, search_ids, list(zip(named, ids, strict=True)))
+
+    async def search_vectors(
+        self, snapshot: Snapshot, asked: Asked, vectors: np.ndarray, names: Sequence[str] | None
+    ) -> list[Part]:
+        """The hits of (Q, D) vectors."""
+        self.check_number(len(vectors), asked.k)
+        if not len(vectors):
+            raise UsageError("no query; give a sequence, an id or a vector")
+        named = labels(len(vectors), names)
+        snapshot.searchable()
+        dimension = snapshot.atlas.searcher.transform.dimension
+        if vectors.shape[1] != dimension:  # here, as vectors of different lengths cannot even be put together
+            raise Refusal("invalid", f"vectors of {vectors.shape[1]} values; this index holds some of {dimension}")
+        await self._prepare(snapshot, asked)
+        return await self._search(snapshot, asked, search_vectors, list(zip(named, vectors, strict=True)))
+
+    async def embed(self, snapshot: Snapshot, sequences: list[str]) -> np.ndarray:
+        """(N, D) float32 of clean sequences."""
+        return np.concatenate(await _waited(self._embedding(snapshot.atlas, sequences)))
+
+    async def model(self, call: Callable[[dict[str, str]], T], sequences: list[str]) -> list[T]:
+        """What `call` gives for the sequences, portion by portion, in the encoder's thread.
+
+        Args:
+            call: takes sequences by their places in the whole, "0", "1", ...
+        """
+        portions: list[dict[str, str]] = []
+        costs: list[int] = []
+        for place, sequence in enumerate(sequences):
+            cost = _cost(sequence)
+            if not portions or costs[-1] + cost > self._settings.batch_tokens:
+                portions.append({})
+                costs.append(0)
+            portions[-1][str(place)] = sequence
+            costs[-1] += cost
+        done = await _waited(self._encoder.submit(object(), lambda them: [call(one) for one in them], portions, costs))
+        return [one for part in done for one in part]
+
+    async def look_up(self, call: Callable[..., T], *arguments: Any) -> T:
+        """Do something that reads files, in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._lookers, partial(call, *arguments))
+
+    async def run_sql(self, call: Callable[..., T], *arguments: Any) -> T:
+        """Run a query in one of the threads for these."""
+        return await asyncio.get_running_loop().run_in_executor(self._sql, partial(call, *arguments))
+
+    async def sql(self, snapshot: Snapshot, query: str, params: Any) -> tuple[pa.Table, bool]:
+        """The rows of a query, and whether there were more."""
+        if not self._settings.sql:
+            raise Refusal("usage", "this server answers no SQL", status=403)
+        table = (await self.run_sql(snapshot.atlas.sql, query, params)).to_arrow()
+        return table.slice(0, self._settings.max_rows), table.num_rows > self._settings.max_rows
+
+    def check_sequences(self, sequences: Sequence[str]) -> None:
+        """
+        Raises:
+            Refusal: too many, or one or all of them too long.
+        """
+        settings = self._settings
+        self.check_number(len(sequences))
+        longest, total = max(map(len, sequences), default=0), sum(map(len, sequences))
+        if longest > settings.max_length:
+            raise Refusal("too_large", f"a sequence of {longest:,} nt; this server takes {settings.max_length:,}")
+        if total > settings.max_nucleotides:
+            raise Refusal(
+                "too_large",
+                f"sequences of {total:,} nt in all; this server takes {settings.max_nucleotides:,} at a time",
+                "send them in parts",
+            )
+
+    def count(self, kind: str, number: int) -> None:
+        """Note so many queries."""
+        self._metrics.queries.labels(kind).inc(number)
+
+    def _cleaned(self, sequences: Any, names: Sequence[str] | None, k: int) -> tuple[list[str], list[str]]:
+        given = [sequences] if isinstance(sequences, str) else list(sequences)
+        texts = list(sequences.values()) if isinstance(sequences, dict) else given
+        self.check_sequences(texts)
+        self.check_number(len(texts), k)
+        return clean_queries(sequences, names)
+
+    def check_number(self, queries: int, k: int = 1) -> None:
+        """
+        Raises:
+            Refusal: too many queries, or hits.
+        """
+        settings = self._settings
+        if queries > settings.max_queries:
+            raise Refusal(
+                "too_large",
+                f"{queries:,} queries; this server takes {settings.max_queries:,} at a time",
+                "send them in parts",
+            )
+        if k > settings.max_k:
+            raise Refusal("too_large", f"k is {k:,}; this server gives {settings.max_k:,} hits of a query at most")
+        if queries * k > settings.max_hits:
+            raise Refusal(
+                "too_large",
+                f"{queries:,} queries with {k:,} hits each; this server gives {settings.max_hits:,} hits at a time",
+                "send them in parts, or ask for fewer hits",
+            )
+
+    async def _prepare(self, snapshot: Snapshot, asked: Asked) -> None:
+        """What may take long and is not for the threads of searches: the condition is looked up, then it is at hand."""
+        if asked.columns is not None:
+            from index.hits import check_columns
+
+            await self.look_up(check_columns, snapshot.atlas.store, list(asked.columns))
+        if asked.where is not None:
+            await self.look_up(snapshot.atlas.allowed, asked.where)
+
+    async def _search(
+        self, snapshot: Snapshot, asked: Asked, how: Callable[..., Any], queries: list[tuple[str, Any]]
+    ) -> list[Part]:
+        slow = asked.exact or snapshot.atlas.sharded or len(queries) > SEARCH_BATCH or asked.k > 100
+        batcher = self._slow if slow else self._searches
+        key = (id(snapshot), how, asked)
+        return await _waited(batcher.submit(key, partial(how, snapshot, asked), queries, [1] * len(queries)))
+
+    def _embedding(self, atlas: ServedAtlas, sequences: list[str]) -> Future[list[Any]]:
+        return self._encoder.submit(
+            ("embed", id(atlas)), atlas.embed_here, sequences, [_cost(sequence) for sequence in sequences]
+        )
+
+    def _embed_from_thread(self, atlas: ServedAtlas, sequences: list[str]) -> np.ndarray:
+        """For SQL's own search() and embed()."""
+        self.check_sequences(sequences)
+        future = self._embedding(atlas, sequences)
+        try:
+            return np.concatenate(future.result(self._settings.request_seconds))
+        except TimeoutError:
+            future.cancel()
+            raise
+
+
+def renamed(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """`table` of queries called "0", "1", ..., called by `names` instead."""
+    places = [int(name) for name in table["query"].to_pylist()]
+    column = pa.array([names[place] for place in places], pa.string())
+    return table.set_column(table.column_names.index("query"), "query", column)
+
+
+def _cost(sequence: str) -> int:
+    """Tokens, about: special ones included, windows of long sequences overlap."""
+    return len(sequence) + 2 if len(sequence) <= 1022 else 2 * len(sequence)
+
+
+async def _waited(future: Future[list[Any]]) -> list[Any]:
+    """The answer; given up together with who waits for it."""
+    return await asyncio.wrap_future(future)
