@@ -26,7 +26,7 @@ from raypipe.describing import describe_atlas
 from raypipe.encoders import embed_queries, load_encoder
 from raypipe.errors import UsageError
 from raypipe.failures import answering
-from raypipe.queries import Queries, clean_queries
+from raypipe.queries import Queries, clean_queries, listed_ids
 from raypipe.results import Result
 from raypipe.searching import Question, Search
 
@@ -231,7 +231,7 @@ class Atlas:
         if own is not None:
             ids, scores = without(own, ids, scores)
         table = hits.hit_table(self.store, searcher, question.names or [], ids, scores, columns=question.columns)
-        return Result(table, found.how, vectors=self._vectors_of)
+        return Result(table, found.how, vectors=self.vectors_of)
 
     def _allowed(self, where: str) -> Any:
         """What the searcher makes of a condition; asked again while the annotations are the same it is at hand."""
@@ -246,8 +246,8 @@ class Atlas:
                 self._filters[key] = made
         return made
 
-    def _vectors_of(self, table: pa.Table) -> np.ndarray:
-        """The stored vectors of hits, by their seq_id or id."""
+    def vectors_of(self, table: pa.Table) -> np.ndarray:
+        """The stored vectors of hits, (N, D) float32, by their column seq_id or id."""
         if "seq_id" in table.column_names:
             return self.vectors(seq_ids=table["seq_id"].to_pylist())
         return self.vectors(table["id"].to_pylist())
@@ -263,10 +263,10 @@ class Atlas:
         if (ids is None) == (seq_ids is None):
             raise UsageError("give exactly one of ids and seq_ids")
         if ids is not None:
-            wanted = hits.resolve_ids(self.store, [ids] if isinstance(ids, str) else list(ids))[1]
-        else:
-            wanted = np.asarray(seq_ids, dtype=np.int64)
-        return self.searcher.vectors(wanted)
+            return self.searcher.vectors(hits.resolve_ids(self.store, listed_ids(ids))[1])
+        if not (wanted := [int(number) for number in seq_ids or ()]):
+            raise UsageError("no sequence; give at least one seq_id")
+        return self.searcher.vectors(np.array(wanted, dtype=np.int64))
 
     @answering()
     def embed(self, sequences: Queries) -> np.ndarray:
@@ -326,7 +326,7 @@ class Atlas:
         Raises:
             AtlasError: an id is not in the atlas.
         """
-        asked = [ids] if isinstance(ids, str) else list(ids)
+        asked = listed_ids(ids)
         table = sql.query(
             self.store,
             """SELECT r.id, r.description, s.length, s.sequence, s.md5, r.source, r.seq_id

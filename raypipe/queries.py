@@ -37,6 +37,18 @@ def labels(number: int, names: Sequence[str] | None = None) -> list[str]:
     return list(names) if names is not None else [f"query_{place}" for place in range(1, number + 1)]
 
 
+def listed_ids(ids: str | Sequence[str]) -> list[str]:
+    """Ids of records, one or several, as a list.
+
+    Raises:
+        UsageError: there is none.
+    """
+    listed = [ids] if isinstance(ids, str) else list(ids)
+    if not listed:
+        raise UsageError("no id; give at least one")
+    return listed
+
+
 def clean_queries(
     sequences: Queries, names: Sequence[str] | None = None, *, masks: bool = False
 ) -> tuple[list[str], list[str]]:
