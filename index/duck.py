@@ -132,8 +132,8 @@ def new_connection(
     return connection
 
 
-def run(connection: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:
-    """What `work` returns, which asks `connection` and nobody else; Ctrl-C stops it.
+def run(connection: duckdb.DuckDBPyConnection, work: Callable[[], T], also: Callable[[], None] | None = None) -> T:
+    """What `work` returns, which asks `connection` and nobody else; Ctrl-C stops it, by a call of `also` too.
 
     Python raises for a signal in the main thread only, and there not before DuckDB returns, which looks for signals at
     few places. So the main thread waits here while another one works; other threads may work themselves.
@@ -158,6 +158,8 @@ def run(connection: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:
         # second Ctrl-C changes nothing.
         while worker.ident is not None and not answer.done():
             with suppress(KeyboardInterrupt):
+                if also is not None:
+                    also()
                 connection.interrupt()
                 wait([answer], 0.05)
 

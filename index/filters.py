@@ -18,8 +18,9 @@ from index.annotation_tables import list_tables
 from index.errors import QuestionError, StoreError
 from index.predictions import make_views, schema_of
 from index.schema import RECORDS, SEQUENCES
-from index.sql import connect, owners_in
+from index.sql import connect
 from index.store import Store
+from index.views import owners_in
 
 PLAIN = re.compile(r"[A-Za-z_]\w*", re.ASCII)  # a name that SQL takes as it stands
 # What a name means in a hit it means in a condition, also where an annotation table has a column of that name.

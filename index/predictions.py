@@ -73,8 +73,13 @@ def relation(store: Store, made: Prediction, seq_ids: np.ndarray | None = None) 
     return f"FROM {duck.parquet(paths)}" if paths else duck.no_rows(schema_of(made))
 
 
-def make_views(connection: duckdb.DuckDBPyConnection, store: Store, names: Iterable[str]) -> None:
+def make_views(
+    connection: duckdb.DuckDBPyConnection, store: Store, names: Iterable[str], schema: str = "memory.main"
+) -> None:
     """Make a view of every set in `names`, called as the set, also where one refuses to be read so far.
+
+    Args:
+        schema: where, as SQL.
 
     Raises:
         StoreError: a part is damaged.
@@ -82,20 +87,22 @@ def make_views(connection: duckdb.DuckDBPyConnection, store: Store, names: Itera
     for name in names:
         made = store.prediction(name)
         try:
-            connection.execute(f"CREATE OR REPLACE VIEW memory.main.{duck.identifier(name)} AS {relation(store, made)}")
+            connection.execute(f"CREATE OR REPLACE VIEW {schema}.{duck.identifier(name)} AS {relation(store, made)}")
         except duckdb.Error as error:
             raise StoreError(damage.complaint(store, [made], error)) from error
 
 
-def make_closed_views(connection: duckdb.DuckDBPyConnection, store: Store, names: Iterable[str]) -> None:
+def make_closed_views(
+    connection: duckdb.DuckDBPyConnection, store: Store, names: Iterable[str], schema: str = "memory.main"
+) -> None:
     """Make views of the sets in `names` that have their names and columns, but refuse to be read; no file is opened."""
     for name in names:
         try:
-            schema = schema_of(store.prediction(name))
+            columns = schema_of(store.prediction(name))
         except StoreError:  # whoever asks for the set itself shall complain
-            schema = SEQ_ID
-        closed = duck.refusing(schema, f"predictions {name!r}: name them in the statement itself")
-        connection.execute(f"CREATE VIEW memory.main.{duck.identifier(name)} AS {closed}")
+            columns = SEQ_ID
+        closed = duck.refusing(columns, f"predictions {name!r}: name them in the statement itself")
+        connection.execute(f"CREATE VIEW {schema}.{duck.identifier(name)} AS {closed}")
 
 
 def hit_columns(store: Store, taken: Iterable[str]) -> dict[str, tuple[str, str]]:

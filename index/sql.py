@@ -1,30 +1,31 @@
-"""SQL over a store: its tables as views, annotation tables by their names, read-only and fenced in."""
+"""SQL over a store: its tables as views, annotation tables by their names, functions that search; read-only."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
 
-from index import damage, duck, graph
-from index.annotation_tables import ALIAS, attach, list_tables, live_database
-from index.errors import QuestionError, StoreError, UnreachableError
-from index.info import current_info
-from index.parts import fitting_parts
-from index.predictions import make_closed_views, make_views
-from index.removals import living_records, living_sequences
-from index.schema import NEIGHBORS, RECORDS, REJECTS, SEQUENCES, embeddings_schema
-from index.sets import Embedding, ShardedSet
+from index import damage, duck, functions, views
+from index.errors import QuestionError, StoreError
+from index.functions import Asker, Functions
 from index.store import Store
 
-_TABLES = {"sequences": SEQUENCES, "records": RECORDS, "rejects": REJECTS}
-_LIVING = {"sequences": living_sequences, "records": living_records}
-_VECTORS = embeddings_schema(1, "float32")
 _EXPLAIN = re.compile(r"\s*EXPLAIN(\s+ANALYZE)?\b(.*)", re.IGNORECASE | re.DOTALL)
 ALLOWED = "one SELECT, EXPLAIN, DESCRIBE or SHOW statement"
+Params = Sequence[Any] | Mapping[str, Any] | None
+BATCH = 10_000
+
+
+class Answer(NamedTuple):
+    """Rows, and whether there were more than was asked for."""
+
+    table: pa.Table
+    truncated: bool
 
 
 def connect(
@@ -38,7 +39,7 @@ def connect(
     was begun is the view neighbors (schema.NEIGHBORS), which refuses to be read unless it is finished and of the live
     index. The connection reads no file outside of the store's folder, fetches no extension, and its configuration is
     locked; the annotation database is attached read-only. It could still write files below the store: `query` admits
-    reading statements only, so give strangers that.
+    reading statements only, and strangers get `index.fenced`.
 
     Args:
         memory_limit: such as "4GB"; DuckDB's default if None.
@@ -51,55 +52,127 @@ def connect(
         StoreError: a file of the store is damaged.
     """
     connection = duck.new_connection(memory_limit, threads, reads=store.root)
-    for name, schema in _TABLES.items():
-        paths = store.parts(name)
-        source = _LIVING[name](store) if name in _LIVING and paths else duck.parquet(paths) if paths else ""
-        _view(connection, store, name, f"FROM {source}" if source else duck.no_rows(schema))
-    if statement is None or duck.occurring(["embeddings"], statement):
-        vectors = _indexed(store)
-        _view(connection, store, "embeddings", _vectors(store, vectors), vectors)
-    else:
-        _view(connection, store, "embeddings", duck.refusing(_VECTORS, "embeddings: name them in the statement itself"))
-    database = live_database(store)
-    if database is not None:
-        attach(connection, database)
-        for table in list_tables(store):
-            _view(connection, store, table.name, f"FROM {ALIAS}.main.{duck.identifier(table.name)}", "annotations")
-    for name in store.predictions:
-        make = make_views if statement is None or duck.occurring([name], statement) else make_closed_views
-        make(connection, store, [name])
-    taken = {name.lower() for name in table_names(connection)}  # tables may be called so that came before the graph
-    if graph.FOLDER not in taken and (graph.folder(store) / graph.INFO).is_file():
-        _view(connection, store, graph.FOLDER, _edges(store, statement), graph.FOLDER)
-    # Both spellings: a path is compared as written, and the views write glob characters in brackets.
-    root = duck.path_name(store.root)
-    folders = {f"{root}/", f"{duck.escape_glob(root)}/"}
-    connection.execute(f"SET allowed_directories = [{', '.join(duck.literal(folder) for folder in sorted(folders))}]")
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
+    views.make(connection, store, statement)
+    _lock(connection, store)
     return connection
 
 
-def query(store: Store, sql: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
+def query(store: Store, sql: str, params: Params = None, asker: Asker | None = None) -> pa.Table:
     """Run one reading statement.
 
     Args:
         sql: one SELECT, EXPLAIN, DESCRIBE or SHOW.
         params: for `?` or `$name`.
+        asker: who answers search(), neighbors() and embed(); without one they are not there.
 
     Raises:
         StoreError: anything else than one reading statement, or DuckDB's own complaint.
     """
-    with connect(store, statement=sql) as connection:
+    with Snapshot(store, asker if functions.named_in(sql) else None) as snapshot:
+        return snapshot.query(sql, params)
+
+
+class Snapshot:
+    """A store as it is at this moment, kept open for many statements; safe to ask from several threads.
+
+    Views of vectors, neighbors and predictions are opened when a statement first names them.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        asker: Asker | None = None,
+        *,
+        memory_limit: str | None = None,
+        threads: int | None = None,
+        settings: Mapping[str, str] | None = None,
+    ):
+        """Open the store; see `connect`.
+
+        Args:
+            asker: who answers search(), neighbors() and embed().
+            settings: further ones of DuckDB, as SQL.
+        """
+        self.store = store
+        self._closed = set(views.closable(store))
+        self._opening = threading.Lock()
+        self._connection = duck.new_connection(memory_limit, threads, reads=store.root)
+        self._functions: Functions | None = None
         try:
-            kind = _admit(connection, sql)
-            if kind == duckdb.StatementType.EXPLAIN:
-                rows = duck.run(connection, lambda: connection.execute(sql, params).fetchall())
-                return pa.table({"explain_key": [row[0] for row in rows], "explain_value": [row[1] for row in rows]})
-            return duck.run(connection, lambda: connection.sql(sql, params=params).to_arrow_table())
-        except duckdb.Error as error:
-            kind = StoreError if damage.is_damage(error) else QuestionError
-            raise kind(_message(store, connection, sql, error)) from error
+            if asker is not None:
+                self._functions = Functions(self._connection, asker)
+                self._functions.make_macros("memory.main")
+            self.tables = views.make(self._connection, store, statement="")
+            for name, value in (settings or {}).items():
+                self._connection.execute(f"SET GLOBAL {name} = {value}")
+            _lock(self._connection, store)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give its memory and files back; answers that were given stay."""
+        if self._functions is not None:
+            self._functions.remove()
+        self._connection.close()
+
+    def query(self, sql: str, params: Params = None) -> pa.Table:
+        """As `index.sql.query`."""
+        return self.answer(sql, params).table
+
+    def answer(
+        self,
+        sql: str,
+        params: Params = None,
+        *,
+        admit: Callable[[duckdb.DuckDBPyConnection, str], None] | None = None,
+        rows: int | None = None,
+        size: int | None = None,
+    ) -> Answer:
+        """Run one reading statement.
+
+        Args:
+            params: as of `query`.
+            admit: raises StoreError where the statement shall not run, though it only reads.
+            rows: at most so many.
+            size: stop when there are so many bytes.
+
+        Raises:
+            StoreError: as `query`.
+        """
+        if self._functions is not None:
+            self._functions.begin()
+        with self._connection.cursor() as cursor:
+            try:
+                kind = _admit(cursor, sql)
+                if admit is not None:
+                    admit(cursor, sql)
+                self._open(duck.occurring(self._closed, sql))
+                if kind == duckdb.StatementType.EXPLAIN:
+                    plans = self._run(cursor, lambda: cursor.execute(sql, params).fetchall())
+                    keys, values = zip(*plans, strict=True)
+                    return Answer(pa.table({"explain_key": keys, "explain_value": values}), False)
+                return self._run(cursor, lambda: _read(cursor, sql, params, rows, size))
+            except duckdb.Error as error:
+                cause = self._functions.cause(error) if self._functions is not None else None
+                if cause is not None:
+                    raise functions.said(cause) from cause
+                raise _complaint(self.store, self.tables, sql, error) from error
+
+    def _open(self, names: Sequence[str]) -> None:
+        if names:
+            with self._opening:
+                views.open_views(self._connection, self.store, names)
+                self._closed -= set(names)
+
+    def _run(self, cursor: duckdb.DuckDBPyConnection, work: Callable[[], Any]) -> Any:
+        return duck.run(cursor, work, also=self._functions.stop if self._functions is not None else None)
 
 
 def table_names(connection: duckdb.DuckDBPyConnection) -> list[str]:
@@ -110,11 +183,39 @@ def table_names(connection: duckdb.DuckDBPyConnection) -> list[str]:
     return [name for (name,) in rows]
 
 
-def owners_in(store: Store, sql: str) -> list[ShardedSet | str]:
-    """What has part files of all that `sql` names: tables of the store, and sets."""
-    vectors = _indexed(store) if duck.occurring(["embeddings"], sql) else None
-    predicted = [store.prediction(name) for name in duck.occurring(store.predictions, sql)]
-    return [*duck.occurring([*_TABLES, graph.FOLDER], sql), *([vectors] if vectors else []), *predicted]
+def _lock(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
+    """Nothing outside of the store is read from now on."""
+    # Both spellings: a path is compared as written, and the views write glob characters in brackets.
+    root = duck.path_name(store.root)
+    folders = {f"{root}/", f"{duck.escape_glob(root)}/"}
+    connection.execute(f"SET allowed_directories = [{', '.join(duck.literal(folder) for folder in sorted(folders))}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def _read(
+    connection: duckdb.DuckDBPyConnection, sql: str, params: Params, rows: int | None, size: int | None
+) -> Answer:
+    relation = connection.sql(sql, params=params)
+    if rows is None and size is None:
+        return Answer(relation.to_arrow_table(), False)
+    reader = relation.to_arrow_reader(BATCH if rows is None else min(BATCH, rows + 1))
+    batches: list[pa.RecordBatch] = []
+    count = held = 0
+    for batch in reader:
+        if rows is not None and count + batch.num_rows > rows:
+            return Answer(_table([*batches, batch.slice(0, rows - count)], reader.schema), True)
+        batches.append(batch)
+        count += batch.num_rows
+        held += batch.nbytes
+        if size is not None and held > size:
+            fitting = int(count * size / held)
+            return Answer(_table(batches, reader.schema).slice(0, fitting), True)
+    return Answer(_table(batches, reader.schema), False)
+
+
+def _table(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_batches(batches, schema)
 
 
 def _admit(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.StatementType:
@@ -133,46 +234,13 @@ def _admit(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.StatementT
     return kind
 
 
-def _message(store: Store, connection: duckdb.DuckDBPyConnection, sql: str, error: duckdb.Error) -> str:
+def _complaint(store: Store, tables: Sequence[str], sql: str, error: duckdb.Error) -> StoreError:
     text = duck.first_lines(error)
     if isinstance(error, duckdb.CatalogException) and "Table with name" in text:
-        return f"{text.split('!')[0]}; there are: {', '.join(table_names(connection))}"
+        return QuestionError(f"{text.split('!')[0]}; there are: {', '.join(tables)}")
     if "file system operations are disabled" in text:
-        return f"{text}; only the store's own tables can be read here"
-    owners = owners_in(store, sql)
-    return damage.complaint(store, owners, error) if owners and damage.is_damage(error) else text
-
-
-def _view(
-    connection: duckdb.DuckDBPyConnection, store: Store, name: str, source: str, owner: ShardedSet | str | None = None
-) -> None:
-    try:
-        connection.execute(f"CREATE VIEW memory.main.{duck.identifier(name)} AS {source}")
-    except duckdb.Error as error:
-        raise StoreError(damage.complaint(store, [owner or name], error)) from error
-
-
-def _indexed(store: Store) -> Embedding | None:
-    """The set of vectors that is indexed, else the first."""
-    info = current_info(store)
-    known = store.embeddings
-    chosen = info.embeddings if info and info.embeddings in known else None
-    return store.embedding(chosen) if known else None
-
-
-def _edges(store: Store, statement: str | None) -> str:
-    """SQL for the graph of neighbours, as `connect` has its view."""
-    if statement is not None and not duck.occurring([graph.FOLDER], statement):
-        return duck.refusing(NEIGHBORS, f"{graph.FOLDER}: name them in the statement itself")
-    try:
-        return graph.relation(store) or duck.no_rows(NEIGHBORS)
-    except UnreachableError:
-        raise
-    except StoreError as error:
-        return duck.refusing(NEIGHBORS, str(error))
-
-
-def _vectors(store: Store, made: Embedding | None) -> str:
-    """SQL for a set of vectors."""
-    paths = fitting_parts(store, made) if made else []
-    return f"FROM {duck.parquet(paths)}" if paths else duck.no_rows(_VECTORS)
+        return QuestionError(f"{text}; only the store's own tables can be read here")
+    owners = views.owners_in(store, sql)
+    if owners and damage.is_damage(error):
+        return StoreError(damage.complaint(store, owners, error))
+    return QuestionError(text)

@@ -207,7 +207,7 @@ def test_damaged_vectors_and_sequences(store):
 def test_a_statement_opens_the_parts_of_what_it_names_only(store, monkeypatch):
     opened = []
     monkeypatch.setattr("index.predictions.fitting_parts", lambda store, made, ids=None: opened.append(made.name) or [])
-    monkeypatch.setattr("index.sql.fitting_parts", lambda store, made, ids=None: opened.append(made.name) or [])
+    monkeypatch.setattr("index.views.fitting_parts", lambda store, made, ids=None: opened.append(made.name) or [])
     query(store, "SELECT count(*) FROM sequences JOIN records USING (seq_id)")
     query(store, "SHOW TABLES")
     assert opened == []
