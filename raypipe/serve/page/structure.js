@@ -60,11 +60,25 @@ export function layOut(partner) {
     place(made, partner, inside, { radius }, centreX, centreY, angle, kind);
     waiting.push(...inner);
   }
-  for (let at = 0; at < size; at++) {
-    made.x[at] = -made.x[at];
-    made.outX[at] = -made.outX[at];
-  }
+  turn(made, stemDirection(made, partner, outer));
   return made;
+}
+
+/** The angle by which the whole is turned so that a stem that holds it all hangs down from the ends. */
+function stemDirection(made, partner, outer) {
+  const stems = branches(partner, outer);
+  if (stems.length !== 1) return 0;
+  const [first, last] = stems[0];
+  const [dx, dy] = [made.x[first] - made.x[last], made.y[first] - made.y[last]];
+  return Math.PI / 2 - Math.atan2(dx, -dy);
+}
+
+/** Turn by an angle, then mirror: 5' is on the left. */
+function turn(made, angle) {
+  const [cos, sin] = [Math.cos(angle), Math.sin(angle)];
+  for (const [xs, ys] of [[made.x, made.y], [made.outX, made.outY]]) {
+    xs.forEach((x, at) => ([xs[at], ys[at]] = [-(x * cos - ys[at] * sin), x * sin + ys[at] * cos]));
+  }
 }
 
 /** Letters on the circle between `first` and `last`, in order: of a stem its pair, and nothing behind it. */
@@ -89,12 +103,12 @@ function edges(partner, inside) {
 /** The circle on which chords, and one that closes it, go round once. */
 function fit(chords, closing) {
   const all = [...chords, closing];
-  const turn = (radius) => all.reduce((sum, chord) => sum + 2 * Math.asin(clip(chord / 2 / radius)), 0);
+  const turned = (radius) => all.reduce((sum, chord) => sum + 2 * Math.asin(clip(chord / 2 / radius)), 0);
   let low = Math.max(...all) / 2;
   let high = low + all.reduce((sum, chord) => sum + chord, 0);
   for (let round = 0; round < 60 && high - low > 1e-9; round++) {
     const middle = (low + high) / 2;
-    if (turn(middle) > 2 * Math.PI) low = middle;
+    if (turned(middle) > 2 * Math.PI) low = middle;
     else high = middle;
   }
   return { radius: high, closing };
@@ -109,7 +123,8 @@ function place(made, partner, inside, { radius }, centreX, centreY, angle, kind)
     if (made.x[at] === undefined) {
       made.x[at] = centreX + radius * Math.cos(angle);
       made.y[at] = centreY + radius * Math.sin(angle);
-      [made.outX[at], made.outY[at]] = [Math.cos(angle), Math.sin(angle)];
+      const side = kind === "multi" ? -1 : 1; // stems stand all around a multiloop
+      [made.outX[at], made.outY[at]] = [side * Math.cos(angle), side * Math.sin(angle)];
       made.kind[at] = partner[at] >= 0 ? "stem" : kind;
     }
   });
