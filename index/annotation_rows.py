@@ -28,7 +28,7 @@ from index.annotation_tables import (
     tables_in,
 )
 from index.errors import StoreError
-from index.mapped import can_map, numbers, open_mapped, take, write_mapped
+from index.mapped import can_map, numbers, open_mapped, places, take, write_mapped
 from index.places import Place
 from index.store import Store
 from index.versions import CURRENT
@@ -57,18 +57,14 @@ class AnnotationRows:
             By name (n,) values.
         """
         found: dict[str, pa.Array] = {}
-        rows: dict[str, np.ndarray] = {}
-        for name, (table, column) in asked.items():
+        for table in dict.fromkeys(table for table, _ in asked.values()):
             mapped = self._first_rows(table)
-            if mapped is None or column not in mapped.schema.names:
+            if mapped is None:
                 continue
-            if table not in rows:
-                known = numbers(mapped.column("seq_id"))
-                places = np.searchsorted(known, seq_ids)
-                missing = places == len(known)
-                places[missing] = -1
-                rows[table] = np.where(missing | (known[places] != seq_ids), -1, places) if len(known) else places
-            found[name] = take(mapped.column(column), rows[table])
+            rows = places(_find(numbers(mapped.column("seq_id")), seq_ids))
+            for name, (owner, column) in asked.items():
+                if owner == table and column in mapped.schema.names:
+                    found[name] = take(mapped.column(column), rows)
         left = {name: owner for name, owner in asked.items() if name not in found}
         return {**found, **self._by_sql(seq_ids, left, all_rows=False)} if left else found
 
@@ -161,6 +157,14 @@ def write_rows(connection: duckdb.DuckDBPyConnection, table: str, key_column: st
     schema = pa.schema([empty.field(name) for name in names])
     batches = duck.batches(connection, f"SELECT {chosen} FROM {table}", BATCH)
     write_mapped(file, schema, _first_of_each(batches))
+
+
+def _find(known: np.ndarray, seq_ids: np.ndarray) -> np.ndarray:
+    """Places of `seq_ids` (n,) in the sorted `known`, -1 where they are not."""
+    if not len(known):
+        return np.full(len(seq_ids), -1)
+    found = np.minimum(np.searchsorted(known, seq_ids), len(known) - 1)
+    return np.where(known[found] == seq_ids, found, -1)
 
 
 def _first_of_each(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -108,9 +108,8 @@ class Catalog:
 
     def take(self, seq_ids: np.ndarray, columns: Sequence[str] = SCHEMA.names) -> pa.Table:
         """The rows of `seq_ids` (n,), in their order; `columns` are those of SCHEMA."""
-        found = [
-            pa.array(seq_ids, pa.int64()) if name == "seq_id" else take(self._rows[name], seq_ids) for name in columns
-        ]
+        rows = pa.array(seq_ids, pa.int64())
+        found = [rows if name == "seq_id" else take(self._rows[name], rows) for name in columns]
         return pa.table(found, schema=pa.schema([SCHEMA.field(name) for name in columns]))
 
     def covers(self, store: Store) -> bool:

@@ -118,7 +118,7 @@ def resolve_ids(store: Store, ids: Sequence[str], catalog: Catalog | None = None
     counts = np.bincount(owners, minlength=len(ids))
     if (counts == 1).all():
         return list(ids), found
-    unknown = list(dict.fromkeys(ids[place] for place in np.flatnonzero(counts == 0)))
+    unknown = list(dict.fromkeys(ids[place] for place in np.flatnonzero(counts == 0).tolist()))
     if unknown:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         raise StoreError(f"no record with id {', '.join(unknown[:5])}{more} in {store.root}")

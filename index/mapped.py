@@ -67,10 +67,15 @@ def open_mapped(file: Path) -> pa.RecordBatch:
     return batch
 
 
-def take(column: pa.Array, rows: np.ndarray) -> pa.Array:
-    """Values of a mapped column by row, (n,); texts as the usual string type; a negative row is NULL."""
-    taken = column.take(pa.array(rows, mask=rows < 0) if len(rows) and rows.min() < 0 else pa.array(rows))
-    return taken.cast(pa.string()) if pa.types.is_large_string(taken.type) else taken
+def places(rows: np.ndarray) -> pa.Array:
+    """Row numbers (n,) as `take` has them; a negative one stands for a row of NULL."""
+    return pa.array(rows, mask=rows < 0) if len(rows) and rows.min() < 0 else pa.array(rows)
+
+
+def take(column: pa.Array, rows: pa.Array) -> pa.Array:
+    """Values of a mapped column by row; texts as the usual string type."""
+    taken = column.take(rows)
+    return taken.cast(pa.string()) if taken.type == pa.large_string() else taken
 
 
 def numbers(column: pa.Array) -> np.ndarray:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,10 @@ from index.parquet import open_parquet
 from index.places import Place, at_once, transport_errors
 from index.schema import read_footer, vector_type
 from index.store import Embedding, Store
+from index.vector_pages import UnknownLayoutError, take_rows
 
 BATCH_BYTES = 32 << 20
+FEW = 16  # a row by itself costs as much as that many when whole row groups are unpacked
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,10 @@ def take(parts: Sequence[Part], rows: np.ndarray, dimension: int) -> np.ndarray:
         places = np.flatnonzero(owners == owner)
         local = rows[places] - (ends[owner] - part.rows)
         try:
+            if isinstance(part.path, Path) and len(local) * FEW < part.rows:
+                with suppress(UnknownLayoutError, ValueError, IndexError, KeyError):  # pyarrow says what is wrong
+                    result[places] = take_rows(part.path, local, dimension)
+                    continue
             with open_parquet(part.path) as file:
                 _take_from(file, part.path, local, places, result)
         except (pa.ArrowException, OSError) as error:
