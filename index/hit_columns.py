@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from index.annotation_rows import AnnotationRows
 from index.annotation_tables import AnnotationTable
-from index.errors import StoreError
+from index.errors import QuestionError
 from index.predictions import hit_columns as predicted_columns
 from index.store import Store
 
@@ -42,9 +42,9 @@ class HitColumns:
         wanted = [spelled.get(name) or spelled.get(name.lower()) for name in columns]
         found = [name for name in wanted if name is not None]
         if len(found) < len(columns):
-            raise StoreError(f"no column {columns[wanted.index(None)]!r}; there are: {', '.join(self.all)}")
+            raise QuestionError(f"no column {columns[wanted.index(None)]!r}; there are: {', '.join(self.all)}")
         if len(set(found)) < len(found):
-            raise StoreError(f"a column is asked for twice: {', '.join(columns)}")
+            raise QuestionError(f"a column is asked for twice: {', '.join(columns)}")
         return found
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from index import duck
 from index.annotation_rows import open_rows
 from index.catalog import SCHEMA, Catalog, take_living
-from index.errors import StoreError
+from index.errors import QuestionError, UnknownRecordError
 from index.exact import NO_HIT
 from index.hit_columns import HitColumns, hit_columns
 from index.living import living
@@ -121,10 +121,10 @@ def resolve_ids(store: Store, ids: Sequence[str], catalog: Catalog | None = None
     unknown = list(dict.fromkeys(ids[place] for place in np.flatnonzero(counts == 0).tolist()))
     if unknown:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        raise StoreError(f"no record with id {', '.join(unknown[:5])}{more} in {store.root}")
+        raise UnknownRecordError(f"no record with id {', '.join(unknown[:5])}{more}")
     place = int(np.argmax(counts > 1))
     listed = ", ".join(str(seq_id) for seq_id in sorted(found[owners == place])[:5])
-    raise StoreError(
+    raise QuestionError(
         f"id {ids[place]!r} is carried by records of {counts[place]} different sequences (seq_id {listed}); "
         "search by the sequence itself instead"
     )
