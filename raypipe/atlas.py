@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +23,10 @@ from index.annotation_tables import live_database
 from index.errors import UnknownRecordError
 from index.info import current_info
 from index.search import Searcher
+from index.snapshots import Snapshots
+from index.sql import Snapshot
 from index.store import Embedding, Store
+from raypipe.asker import AtlasAsker
 from raypipe.describing import describe_atlas
 from raypipe.encoders import embed_queries, load_encoder
 from raypipe.errors import UsageError
@@ -81,6 +86,9 @@ class Atlas:
         self._shards, self._address = shards, address
         self._leave = ExitStack()
         self._filters: dict[tuple[str, str], Any] = {}
+        # Which knows this atlas, but shall not keep it.
+        self._snapshots = Snapshots(self.store, partial(_open_snapshot, weakref.proxy(self)))
+        weakref.finalize(self, self._snapshots.close)
         self._opening = threading.RLock()
         # Of the model: its passes take all cores anyway, and the memory of one.
         self._computing = threading.RLock()
@@ -97,6 +105,7 @@ class Atlas:
             self._loaded.pop("searcher", None)
             self._filters.clear()
             self._leave.close()
+        self._snapshots.close()
 
     @cached_property
     def _loaded(self) -> dict[str, Any]:
@@ -162,6 +171,8 @@ class Atlas:
         partial: bool = False,
         itself: bool = True,
         progress: bool = False,
+        all_annotations: bool = False,
+        expand_records: bool = False,
     ) -> Search:
         """The k nearest distinct sequences of each query.
 
@@ -180,6 +191,8 @@ class Atlas:
                 new one. The answer's `how` tells what is "missing".
             itself: whether a query by id may be among its own hits.
             progress: show a bar on standard error where there are many queries.
+            all_annotations: annotation columns are lists of all rows of a hit, where else the first row is shown.
+            expand_records: a row for each record of a hit, where else the first record stands for all.
 
         Returns:
             A search that is done when its answer is first asked for. Rows by query and rank: query, rank, id, score
@@ -196,6 +209,7 @@ class Atlas:
         question = Question(
             sequences, ids, vectors, names, k, where, columns, min_score, exact, recall, partial, itself, progress
         )
+        question = replace(question, all_annotations=all_annotations, expand_records=expand_records)
         return Search(self._answer, question)
 
     def neighbors(
@@ -211,7 +225,7 @@ class Atlas:
         allowed = None if question.where is None else self._allowed(question.where)
         own = None
         if question.ids is not None:
-            _, seq_ids = hits.resolve_ids(self.store, list(question.ids))
+            _, seq_ids = hits.resolve_ids(self.store, list(question.ids), self.searcher.catalog)
             queries = self.searcher.vectors(seq_ids)
             own = None if question.itself else seq_ids
         elif question.vectors is not None:
@@ -230,7 +244,12 @@ class Atlas:
         ids, scores = found.seq_ids, found.scores
         if own is not None:
             ids, scores = without(own, ids, scores)
-        table = hits.hit_table(self.store, searcher, question.names or [], ids, scores, columns=question.columns)
+        shown: dict[str, Any] = {
+            "columns": question.columns,
+            "all_annotations": question.all_annotations,
+            "expand_records": question.expand_records,
+        }
+        table = hits.hit_table(self.store, searcher, question.names or [], ids, scores, **shown)
         return Result(table, found.how, vectors=self.vectors_of)
 
     def _allowed(self, where: str) -> Any:
@@ -263,7 +282,7 @@ class Atlas:
         if (ids is None) == (seq_ids is None):
             raise UsageError("give exactly one of ids and seq_ids")
         if ids is not None:
-            return self.searcher.vectors(hits.resolve_ids(self.store, listed_ids(ids))[1])
+            return self.searcher.vectors(hits.resolve_ids(self.store, listed_ids(ids), self.searcher.catalog)[1])
         if not (wanted := [int(number) for number in seq_ids or ()]):
             raise UsageError("no sequence; give at least one seq_id")
         return self.searcher.vectors(np.array(wanted, dtype=np.int64))
@@ -316,8 +335,16 @@ class Atlas:
 
     @answering()
     def sql(self, query: str, params: Any = None) -> Result:
-        """Answer one SELECT over sequences, records, rejects, embeddings and the annotation tables."""
-        return Result(sql.query(self.store, query, params))
+        """Answer one SELECT over sequences, records, rejects, embeddings, neighbors, predictions and annotation tables.
+
+        Three functions ask the index: search('GGUC', k := 10, filter := 'taxid = 9606') and neighbors('id'), tables
+        with rank, seq_id, id, score, length and n_records, and embed(sequence). They load it, and the model, when they
+        are called.
+
+        Raises:
+            AtlasError: anything else than one reading statement, or what DuckDB or a function complains of.
+        """
+        return Result(self._snapshots.query(query, params))
 
     @answering()
     def get(self, ids: Sequence[str]) -> Result:
@@ -343,6 +370,10 @@ class Atlas:
     def info(self) -> dict[str, Any]:
         """What the atlas holds, in numbers and names."""
         return describe_atlas(self.store)
+
+
+def _open_snapshot(atlas: Atlas, store: Store) -> Snapshot:
+    return Snapshot(store, AtlasAsker(atlas))
 
 
 def without(own: np.ndarray, seq_ids: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

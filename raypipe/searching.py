@@ -24,6 +24,7 @@ class Question:
 
     Attributes:
         itself: whether a query by id may find itself.
+        all_annotations, expand_records: rows and lists of hits; see there.
         progress: whether a bar on standard error tells how far it is.
 
     Raises:
@@ -43,6 +44,8 @@ class Question:
     partial: bool = False
     itself: bool = True
     progress: bool = False
+    all_annotations: bool = False
+    expand_records: bool = False
 
     def __post_init__(self) -> None:
         if sum(kind is not None for kind in (self.sequences, self.ids, self.vectors)) != 1:

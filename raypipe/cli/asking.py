@@ -37,6 +37,12 @@ def search(
     recall: Annotated[
         float | None, Parameter(help="Recall@10 to search for; by default what the index was built for.")
     ] = None,
+    all_annotations: Annotated[
+        bool, Parameter(negative="", help="Lists of all annotation rows of a hit, instead of the first.")
+    ] = False,
+    expand_records: Annotated[
+        bool, Parameter(negative="", help="A row for each record of a hit, instead of the first.")
+    ] = False,
     how: Annotated[bool, Parameter(negative="", help="Say on standard error how it was searched.")] = False,
     format: Format = "tsv",
     header: Header = True,
@@ -52,6 +58,7 @@ def search(
     opened = Atlas(atlas, model=model, allow_stale=allow_stale)
     asked: dict[str, Any] = {"k": k, "where": where, "columns": split_list(columns)}
     asked.update({"min_score": min_score, "exact": exact, "recall": recall})
+    asked.update({"all_annotations": all_annotations, "expand_records": expand_records})
     if ids:
         result = opened.search(ids=ids, **asked)
     else:

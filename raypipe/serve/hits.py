@@ -81,7 +81,7 @@ class Part:
 def search_ids(snapshot: Snapshot, asked: Asked, queries: Sequence[tuple[str, str]]) -> Hits:
     """Search by (label, id of a record)."""
     atlas = snapshot.atlas
-    _, seq_ids = hits.resolve_ids(atlas.store, [record for _, record in queries])
+    _, seq_ids = hits.resolve_ids(atlas.store, [record for _, record in queries], atlas.searcher.catalog)
     labels, own = [label for label, _ in queries], None if asked.itself else seq_ids
     return _found(snapshot, asked, labels, atlas.searcher.vectors(seq_ids), own)
 
