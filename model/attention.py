@@ -5,8 +5,10 @@ Legend: S segments, L tokens of a segment, T packed tokens, N heads, H head size
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import lru_cache, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -81,13 +83,21 @@ def sdpa_by_runs(query: Tensor, key: Tensor, value: Tensor, layout: Layout, *, d
     return torch.cat(parts) if out is None else out
 
 
+@lru_cache(maxsize=1)
+def _whole_keys() -> dict[str, Any]:
+    """Where the kernel can be told so, never to split the keys of a segment by how busy the device is."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return {"num_splits": 1} if "num_splits" in inspect.signature(varlen_attn).parameters else {}
+
+
 def varlen(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
     """One flash-attention call for the whole batch; CUDA, bfloat16 or float16."""
     from torch.nn.attention.varlen import varlen_attn
 
     cu, longest = layout.cu_seqlens, layout.longest
-    # Positional arguments only: the keywords differ between torch 2.11 and 2.13.
-    out = varlen_attn(query, key, value, cu, cu, longest, longest)
+    # The rest by position: other keywords differ between torch 2.11 and 2.13.
+    out = varlen_attn(query, key, value, cu, cu, longest, longest, **_whole_keys())
     assert isinstance(out, Tensor)
     return out
 

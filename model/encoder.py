@@ -9,6 +9,7 @@ Legend: T packed tokens, D hidden size, N heads, H head size, F intermediate siz
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from model.attention import Backend, choose_backend, rotary, rotate
 from model.config import AidoRnaConfig
+from model.errors import ModelError
 from model.float8 import Float8Layers
 from model.heads import LmHead, Pooler
 from model.layers import Layer, join, layer_of
@@ -153,9 +155,13 @@ class AidoRna(nn.Module):
         for block in self.layers:
             layer = layer_of(block) if type(block) is Block else None
             if layer is None:
+                if self.float8 is not None:
+                    raise ModelError(
+                        "8-bit floating point takes the plain linear maps of a loaded checkpoint; use bfloat16"
+                    )
                 return None
             layers.append(layer)
-        return layers if self.float8 is None else self.float8(layers)
+        return layers if self.float8 is None else self.float8(list(self.layers), layers)
 
     def _without_gradients(
         self, ids: Tensor, layout: Layout, attend: Backend, angles: tuple[Tensor, Tensor], layers: list[Layer]
@@ -166,10 +172,14 @@ class AidoRna(nn.Module):
         x = self.embedding(ids)
         yield x
         projected = steps.enter(x, layers[0], *angles, shape)
-        for layer, following in zip(layers[:-1], layers[1:], strict=True):
-            x, projected = steps.cross(x, attend(*projected, layout), layer, following, *angles, shape)
+        for layer, following in pairwise(layers):
+            attended = attend(*projected, layout)
+            del projected  # half of what a layer takes
+            x, projected = steps.cross(x, attended, layer, following, *angles, shape)
             yield x
-        yield self.final_norm(steps.leave(x, attend(*projected, layout), layers[-1], shape))
+        attended = attend(*projected, layout)
+        del projected
+        yield self.final_norm(steps.leave(x, attended, layers[-1], shape))
 
     def _kernel(self, device: torch.device) -> Backend:
         dtype = self.embedding.weight.dtype

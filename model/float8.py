@@ -1,19 +1,22 @@
 """Products in 8-bit floating point (e4m3), a scale for each token and for each row of the weights.
 
-On CUDA by `torch._scaled_mm`; elsewhere the same numbers are multiplied in float32, which is slow, and there to say what
-the rounding costs.
+On CUDA by torch's `_scaled_mm`; elsewhere the same numbers are multiplied in float32, which is slow, and there to say
+what the rounding costs.
 
 Legend: T packed tokens, I width in, O width out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from model.config import AidoRnaConfig
+from model.errors import ModelError
 from model.layers import Layer
 
 TYPE = torch.float8_e4m3fn
@@ -42,7 +45,7 @@ def float8_linear(x: Tensor, weight: Float8, bias: Tensor | None) -> Tensor:
     rows = quantise(x)
     if x.device.type != "cuda":
         return emulated(rows, weight, bias, x.dtype)
-    return torch._scaled_mm(
+    return torch.ops.aten._scaled_mm(
         rows.values,
         weight.values.t(),
         scale_a=rows.scale,
@@ -59,6 +62,21 @@ def emulated(rows: Float8, weight: Float8, bias: Tensor | None, dtype: torch.dty
     return (out if bias is None else out + bias.float()).to(dtype)
 
 
+def check_float8(config: AidoRnaConfig, device: torch.device) -> None:
+    """Refuse what the kernel of `torch._scaled_mm` cannot do.
+
+    Raises:
+        ModelError: the GPU is too old, or a width is no multiple of 16.
+    """
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+        raise ModelError(f"{device} has no products of 8-bit floating point (compute capability 8.9); use bfloat16")
+    if config.hidden_size % 16 or config.intermediate_size % 16:
+        raise ModelError(
+            f"products of 8-bit floating point take widths that are multiples of 16, not {config.hidden_size} and "
+            f"{config.intermediate_size}; use bfloat16"
+        )
+
+
 class Float8Layers:
     """The layers of a trunk with their weights in 8 bits, but for the first and the last one, which lose most by it.
 
@@ -68,17 +86,23 @@ class Float8Layers:
     def __init__(self) -> None:
         self._made: dict[int, tuple[tuple, Layer]] = {}
 
-    def __call__(self, layers: list[Layer]) -> list[Layer]:
-        """Layers of bfloat16, all of a trunk, to those to compute with."""
-        middle = range(1, len(layers) - 1)
-        return [self._quantised(place, layer) if place in middle else layer for place, layer in enumerate(layers)]
+    def __call__(self, blocks: Sequence[nn.Module], layers: Sequence[Layer]) -> list[Layer]:
+        """The layers to compute with.
 
-    def _quantised(self, place: int, layer: Layer) -> Layer:
-        weights = {name: getattr(layer, name) for name in PRODUCTS}
-        state = tuple((weight.data_ptr(), weight._version) for weight in weights.values())
+        Args:
+            blocks: all layers of a trunk as modules.
+            layers: their weights in bfloat16.
+        """
+        found = list(layers)
+        for place in range(1, len(layers) - 1):
+            found[place] = self._quantised(place, blocks[place], layers[place])
+        return found
+
+    def _quantised(self, place: int, block: nn.Module, layer: Layer) -> Layer:
+        # By the parameters: each counts its own changes, though several lie in one matrix.
+        state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in block.parameters())
         known = self._made.get(place)
         if known is None or known[0] != state:
-            known = (state, layer._replace(**{name: quantise(weight) for name, weight in weights.items()}))
-            self._made[place] = known
-        # What is not quantised, as it is now.
-        return known[1]._replace(**{name: value for name, value in layer._asdict().items() if name not in weights})
+            weights = {name: quantise(getattr(layer, name)) for name in PRODUCTS}
+            known = self._made[place] = (state, layer._replace(**weights))
+        return known[1]

@@ -30,13 +30,13 @@ class Layer(NamedTuple):
         down: (D, F), and its bias (D,).
     """
 
-    attention_norm: Tensor
+    attention_norm: Any
     attention_norm_bias: Tensor | None
     query_key_value: Any
     query_key_value_bias: Tensor | None
     output: Any
     output_bias: Tensor | None
-    mlp_norm: Tensor
+    mlp_norm: Any
     mlp_norm_bias: Tensor | None
     gate_up: Any
     gate_up_bias: Tensor | None
@@ -82,7 +82,10 @@ def layer_of(block: Block) -> Layer | None:
         return None
     query_key_value_bias = gate_up_bias = None
     if attention.query.bias is not None:
-        query_key_value_bias, gate_up_bias = joined([each.bias for each in inputs]), joined([mlp.gate.bias, mlp.up.bias])
+        query_key_value_bias, gate_up_bias = (
+            joined([each.bias for each in inputs]),
+            joined([mlp.gate.bias, mlp.up.bias]),
+        )
         if query_key_value_bias is None or gate_up_bias is None:
             return None
     return Layer(

@@ -104,7 +104,12 @@ class MaskedLm(Trunk):
             return [logits[1:-1] for logits in self._lm_logits(reading)]
         self._need_lm_head()
         values = scoring.masked_logits(
-            self._encoder, self.alphabet, reading.tokens, reading.windows, max_tokens=reading.max_tokens
+            self._encoder,
+            self.alphabet,
+            reading.tokens,
+            reading.windows,
+            max_tokens=reading.max_tokens,
+            fill=reading.fill,
         )
         for i, logits in enumerate(values):
             refuse_nan(logits, i, "the masked LM")

@@ -13,7 +13,11 @@ import numpy as np
 import torch
 
 from model.alphabet import Alphabet, Tokens
+from model.transfer import to_device
 from model.windows import Windows
+
+FILLER = 128
+"""Tokens of the segments that fill a batch up: one tile of the attention kernel, so that they cost next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,8 @@ class Layout:
         return cls(
             lengths=tuple(lengths),
             runs=tuple(runs),
-            cu_seqlens=torch.from_numpy(ends.astype(np.int32)).to(device),
-            positions=torch.from_numpy(positions).to(device),
+            cu_seqlens=to_device(ends.astype(np.int32), device),
+            positions=to_device(positions, device),
             filled=filled,
         )
 
@@ -81,17 +85,25 @@ class Batch:
 
     Attributes:
         windows: (S,) which windows, as indices into the Windows they come from.
-        ids: (T,) int64 token ids on the device.
-        layout: where each window lies.
+        ids: (T,) int64 token ids on the device, those that fill the batch up included.
+        layout: where each window lies; the first of the T tokens.
+        filled: the same with the segments that fill the batch up, which the encoder is given.
     """
 
     windows: np.ndarray
     ids: torch.Tensor
     layout: Layout
+    filled: Layout
 
 
 def batches(
-    tokens: Tokens, windows: Windows, alphabet: Alphabet, *, max_tokens: int, device: torch.device
+    tokens: Tokens,
+    windows: Windows,
+    alphabet: Alphabet,
+    *,
+    max_tokens: int,
+    device: torch.device,
+    fill: bool = False,
 ) -> Iterator[Batch]:
     """Pack windows, longest first, into batches of at most `max_tokens` tokens.
 
@@ -103,10 +115,13 @@ def batches(
         alphabet: gives the ids of <cls> and <eos> that frame a window inside a sequence.
         max_tokens: budget of one batch, special tokens counted.
         device: where the batch goes.
+        fill: bring every batch up to exactly `max_tokens` with segments that mean nothing, if there is enough for one
+            full batch; kernels are then compiled, and chosen by their libraries, once and for all batches alike.
     """
     order = np.argsort(-windows.length, kind="stable")
     size = windows.length + 2
     cumulative = np.concatenate([[0], np.cumsum(size[order])])
+    fill = fill and cumulative[-1] >= max_tokens
     begin = 0
     while begin < len(order):
         fits = int(np.searchsorted(cumulative, cumulative[begin] + max_tokens, side="right")) - 1
@@ -119,5 +134,10 @@ def batches(
         ids = tokens.ids[np.arange(stops[-1]) + np.repeat(source - starts, lengths)].astype(np.int64)
         ids[starts] = alphabet.id["<cls>"]
         ids[stops - 1] = alphabet.id["<eos>"]
-        yield Batch(chosen, torch.from_numpy(ids).to(device), Layout.of(lengths.tolist(), device))
+        layout = filled = Layout.of(lengths.tolist(), device)
+        if fill and (lacking := max_tokens - len(ids)) >= 0:
+            filler = [FILLER] * (lacking // FILLER) + [lacking % FILLER] * (lacking % FILLER > 0)
+            filled = Layout.of([*layout.lengths, *filler], device, filled=True)
+            ids = np.concatenate([ids, np.full(lacking, alphabet.id["<pad>"], np.int64)])
+        yield Batch(chosen, to_device(ids, device), layout, filled)
         begin = end

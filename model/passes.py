@@ -5,6 +5,7 @@ Legend: S sequences, L tokens of one sequence, T packed tokens, D hidden size, X
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,25 +19,41 @@ from model.encoder import AidoRna
 from model.errors import SequenceError
 from model.packing import Batch, batches
 from model.pooling import PooledWindows, Pooling, pool
+from model.transfer import Arrival, to_device
 from model.windows import Windows, join, mean_weights
+
+AHEAD = 2
+"""Batches whose vectors are still to come while the next one is packed and sent: a GPU does not wait for either."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Sequences as the encoder reads them: tokenised, cut into windows, in batches of a token budget."""
+    """Sequences as the encoder reads them: tokenised, cut into windows, in batches of a token budget.
+
+    Attributes:
+        fill: whether the batches are filled up to the budget, see `model.packing.batches`.
+    """
 
     tokens: Tokens
     windows: Windows
     alphabet: Alphabet
     max_tokens: int
     device: torch.device
+    fill: bool = False
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def batches(self) -> Iterator[Batch]:
         """Packed batches, longest windows first."""
-        return batches(self.tokens, self.windows, self.alphabet, max_tokens=self.max_tokens, device=self.device)
+        return batches(
+            self.tokens,
+            self.windows,
+            self.alphabet,
+            max_tokens=self.max_tokens,
+            device=self.device,
+            fill=self.fill,
+        )
 
     def kept_ids(self, index: int) -> np.ndarray:
         """Ids of what is read of a sequence, <cls> and <eos> included."""
@@ -63,10 +80,10 @@ def run(encoder: AidoRna, reading: Reading, consumers: Sequence[Consumer]) -> No
     top = max(consumer.layer for consumer in consumers)
     with torch.inference_mode():
         for batch in reading.batches():
-            for number, state in enumerate(encoder.states(batch.ids, batch.layout)):
+            for number, state in enumerate(encoder.states(batch.ids, batch.filled)):
                 for consumer in consumers:
                     if consumer.layer == number:
-                        consumer.add(batch, state)
+                        consumer.add(batch, state[: batch.layout.tokens])
                 if number == top:
                     break
 
@@ -127,22 +144,30 @@ class Pooled:
         self._pooling: Pooling = pooling
         self._compute = compute
         self._pooled = PooledWindows(windows, pooling, width)
+        self._arriving: deque[tuple[np.ndarray, Arrival]] = deque()
         self._weights = mean_weights(windows) if pooling == "mean" else []
 
     def add(self, batch: Batch, hidden: Tensor) -> None:
         """See `Consumer`."""
         weights = None
         if self._weights:
-            weights = torch.from_numpy(np.concatenate([self._weights[w] for w in batch.windows.tolist()]))
-            weights = weights.to(hidden.device)
+            weights = to_device(np.concatenate([self._weights[w] for w in batch.windows.tolist()]), hidden.device)
         if self._compute is None:
             pooled = pool(hidden.float(), batch.layout, self._pooling, weights)
         else:
             pooled = self._compute(pool(hidden, batch.layout, self._pooling, weights))
-        self._pooled.add(batch.windows, to_numpy(pooled))
+        self._arriving.append((batch.windows, Arrival(pooled)))
+        self._settle(AHEAD)
+
+    def _settle(self, most: int) -> None:
+        """Wait for the vectors of all batches but the last `most`."""
+        while len(self._arriving) > most:
+            windows, pooled = self._arriving.popleft()
+            self._pooled.add(windows, pooled.numpy())
 
     def values(self) -> np.ndarray:
         """(S, D) float32."""
+        self._settle(0)
         return self._pooled.values()
 
 

@@ -32,6 +32,8 @@ def pool(hidden: Tensor, layout: Layout, pooling: Pooling, weights: Tensor | Non
     """
     if pooling == "cls":
         return hidden[layout.cu_seqlens[:-1].long()]
+    if hidden.device.type == "cuda":
+        return reduce_segments(hidden, layout, pooling, weights)
     out: list[Tensor] = []
     for run in layout.runs:
         x = hidden[run.start : run.stop].unflatten(0, (run.count, run.length))
@@ -42,6 +44,17 @@ def pool(hidden: Tensor, layout: Layout, pooling: Pooling, weights: Tensor | Non
             w = weights[run.start : run.stop].unflatten(0, (run.count, 1, run.length))
             out.append(torch.bmm(w, x).squeeze(1))
     return torch.cat(out)
+
+
+def reduce_segments(hidden: Tensor, layout: Layout, pooling: Pooling, weights: Tensor | None) -> Tensor:
+    """`pool` for mean and max in one kernel, however many lengths there are; every segment is summed on its own."""
+    offsets = layout.cu_seqlens.long()
+    if pooling == "mean":
+        assert weights is not None
+        return torch.segment_reduce(hidden * weights[:, None], "sum", offsets=offsets, axis=0, unsafe=True)
+    specials = torch.cat([offsets[:-1], offsets[1:] - 1])
+    nucleotides = hidden.index_fill(0, specials, -torch.inf)
+    return torch.segment_reduce(nucleotides, "max", offsets=offsets, axis=0, unsafe=True)
 
 
 class PooledWindows:

@@ -1,7 +1,7 @@
 """Linear maps without gradients, by the fastest kernel that the device has, each beside a plain one.
 
-On a CPU products go to oneDNN, whatever torch's own linear map would take: in float32 that is MKL, which is half as fast
-on AMD. The weights stay as they are. Handing them over in oneDNN's own blocked layout was measured to gain another
+On a CPU products go to oneDNN, whatever torch's own linear map would take: in float32 that is MKL, which is half as
+fast on AMD. The weights stay as they are. Handing them over in oneDNN's own blocked layout was measured to gain another
 5 % with a thousand tokens and more, for a second copy of every weight.
 
 Legend: T packed tokens, I width in, O width out, F intermediate size.
@@ -53,7 +53,7 @@ def gated(x: Tensor, weight: Weight, bias: Tensor | None) -> Tensor:
 
 
 def _by_onednn(x: Tensor) -> bool:
-    return (
+    return bool(
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and not torch.compiler.is_compiling()  # which knows these functions with frozen weights only

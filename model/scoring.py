@@ -91,7 +91,7 @@ class VariantEffects:
 
 
 def masked_logits(
-    encoder: AidoRna, alphabet: Alphabet, tokens: Tokens, windows: Windows, *, max_tokens: int
+    encoder: AidoRna, alphabet: Alphabet, tokens: Tokens, windows: Windows, *, max_tokens: int, fill: bool = False
 ) -> list[np.ndarray]:
     """Scores of every nucleotide while that one alone is <mask>.
 
@@ -105,6 +105,7 @@ def masked_logits(
         tokens: the tokenised sequences.
         windows: how they are cut.
         max_tokens: budget of one batch, special tokens counted; a longer copy makes a batch of its own.
+        fill: see `model.packing.batches`.
 
     Returns:
         One (L, V) float32 array for each sequence, L the nucleotides that the windows keep.
@@ -123,10 +124,10 @@ def masked_logits(
     total = np.zeros((int(windows.kept.sum()), encoder.config.vocab_size), dtype=np.float32)
     device = encoder.embedding.weight.device
     with torch.inference_mode():
-        for batch in batches(tokens, copies, alphabet, max_tokens=max_tokens, device=device):
+        for batch in batches(tokens, copies, alphabet, max_tokens=max_tokens, device=device, fill=fill):
             masked = batch.layout.cu_seqlens[:-1] + torch.from_numpy(1 + place[batch.windows]).to(device)
             batch.ids[masked] = alphabet.id["<mask>"]
-            hidden = encoder(batch.ids, batch.layout)[masked]
+            hidden = encoder(batch.ids, batch.filled)[masked]
             # add.at: one batch may hold the same nucleotide in two windows.
             np.add.at(total, row[batch.windows], encoder.logits(hidden).float().cpu().numpy())
     total /= np.bincount(row, minlength=len(total))[:, None].astype(np.float32)

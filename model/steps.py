@@ -10,8 +10,13 @@ Legend: T packed tokens, D hidden size, N heads, H head size.
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -44,7 +49,9 @@ def norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
 def enter(x: Tensor, layer: Layer, cosine: Tensor, sine: Tensor, shape: Shape) -> Projected:
     """From the residual stream (T, D) to what attention takes; cosine and sine are (T, 1, H/2) float32."""
     y = norm(x, layer.attention_norm, layer.attention_norm_bias, shape.eps)
-    whole = linear(y, layer.query_key_value, layer.query_key_value_bias).unflatten(-1, (3 * shape.heads, shape.head_size))
+    whole = linear(y, layer.query_key_value, layer.query_key_value_bias).unflatten(
+        -1, (3 * shape.heads, shape.head_size)
+    )
     turned = rotate(whole[:, : 2 * shape.heads], cosine, sine)
     return turned[:, : shape.heads], turned[:, shape.heads :], whole[:, 2 * shape.heads :]
 
@@ -87,3 +94,17 @@ def compiled(**options: Any) -> Steps:
         for piece in fields(Steps)
     }
     return Steps(**made)
+
+
+def no_compiler() -> str:
+    """What this machine lacks to compile for CUDA, in words; "" where it lacks nothing.
+
+    Triton builds a small program for every kernel with a C compiler and Python's headers.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed, which torch compiles for CUDA with"
+    if not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+        return "there is no C compiler (gcc, or what CC names), which Triton needs"
+    if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
+        return "there are no headers of Python (python3-dev), which Triton needs"
+    return ""

@@ -6,6 +6,7 @@ Legend: S sequences, L nucleotides of one sequence, D hidden size, N attention h
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -22,6 +23,7 @@ from model.errors import ModelError
 from model.identity import fingerprint
 from model.passes import Pooled, Reading, Rows, run
 from model.registry import Entry
+from model.steps import PLAIN
 from model.windows import Long, cut
 
 DEFAULT_MAX_TOKENS = {"cpu": 8192, "cuda": 33792}
@@ -39,7 +41,15 @@ class Options(TypedDict, total=False):
 
 
 class Trunk:
-    """What every checkpoint can do; see `model.Model`."""
+    """What every checkpoint can do; see `model.Model`.
+
+    Attributes:
+        device: where it computes.
+        dtype: of its weights.
+        float8: whether the products of all layers but two are computed in 8-bit floating point.
+        compiled: whether full batches go through compiled layers.
+        config, alphabet, name, folder, report, entry, trained: of the checkpoint.
+    """
 
     def __init__(
         self,
@@ -51,8 +61,10 @@ class Trunk:
         report: LoadReport,
         entry: Entry | None,
         trained: bool | None,
+        fill: bool = False,
     ) -> None:
         self._encoder = encoder
+        self._fill = fill
         self.config: AidoRnaConfig = encoder.config
         self.alphabet = alphabet
         self.name = name
@@ -62,6 +74,8 @@ class Trunk:
         self.trained = trained
         self.device = encoder.embedding.weight.device
         self.dtype = encoder.embedding.weight.dtype
+        self.float8 = encoder.float8 is not None
+        self.compiled = encoder.fixed is not PLAIN
 
     @property
     def module(self) -> AidoRna:
@@ -118,6 +132,7 @@ class Trunk:
         """
         long: Long = "truncate" if truncate else "error"
         reading = self._read(seqs, long=long, max_tokens=max_tokens, accept_unknown=accept_unknown)
+        reading = replace(reading, fill=False)  # whose maps nobody asks for
         maps: list[np.ndarray] = [np.empty(0)] * len(reading)
         with torch.inference_mode():
             for batch in reading.batches():
@@ -159,4 +174,4 @@ class Trunk:
             raise ModelError(f"max_tokens must be above 0, not {max_tokens}")
         tokens = self.alphabet.encode(seqs, accept_unknown=accept_unknown)
         windows = cut(tokens.lengths, size=self.config.context, long=long)
-        return Reading(tokens, windows, self.alphabet, max_tokens, self.device)
+        return Reading(tokens, windows, self.alphabet, max_tokens, self.device, self._fill)

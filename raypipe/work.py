@@ -10,6 +10,7 @@ from index.parquet import read_rows
 from index.sets import Embedding, Prediction, ShardedSet
 from index.store import Store
 from model.config import AidoRnaConfig
+from model.footprint import encoder_weights
 from model.windows import cut
 
 # Work of one shard when the user does not say: long against the start of a task, short against losing it.
@@ -77,11 +78,6 @@ def stored_pairs(lengths: np.ndarray, context: int, sets: Sequence[ShardedSet]) 
 def is_masked(made: ShardedSet) -> bool:
     """Whether `made` masks one nucleotide after the other, each in a copy of its sequence."""
     return isinstance(made, Prediction) and made.method == "masked"
-
-
-def encoder_weights(config: AidoRnaConfig) -> int:
-    """Weights of the encoder's linear maps, which is nearly all of them: 4 D^2 + 3 D F a layer."""
-    return config.num_layers * (4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size)
 
 
 def largest_shard_tokens(config: AidoRnaConfig, sets: Sequence[ShardedSet], lengths: np.ndarray, *, cuda: bool) -> int:
