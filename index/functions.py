@@ -40,6 +40,7 @@ HIT = pa.struct(
 _HITS = "STRUCT(rank INTEGER, seq_id BIGINT, id VARCHAR, score FLOAT, length INTEGER, n_records INTEGER)[]"
 _NO_HIT = -1
 _numbers = itertools.count(1)
+_called = threading.local()
 _functions: dict[int, Functions] = {}
 
 
@@ -153,12 +154,15 @@ class Functions:
         return self._noting(lambda: self._vectors(sequences))
 
     def _noting(self, work: Callable[[], pa.Array]) -> pa.Array:
+        _called.check = self.check
         try:
             self.check()
             return work()
         except Exception as error:
             self._errors.append(error)
             raise
+        finally:
+            del _called.check
 
     def _hits(
         self,
@@ -220,6 +224,17 @@ class Functions:
         lengths = [0 if text is None else vectors.shape[1] for text in listed]
         offsets = pa.array(np.cumsum([0, *lengths]), pa.int32())
         return pa.ListArray.from_arrays(offsets, pa.array(values), mask=pa.array([text is None for text in listed]))
+
+
+def check_stopped() -> None:
+    """For askers, between pieces of their work.
+
+    Raises:
+        Stopped: the statement that asks was stopped.
+    """
+    check = getattr(_called, "check", None)
+    if check is not None:
+        check()
 
 
 def named_in(sql: str) -> bool:

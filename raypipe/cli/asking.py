@@ -76,7 +76,11 @@ def search(
 def sql(
     atlas: AtlasPath,
     query: Annotated[
-        str, Parameter(help="One SELECT over sequences, records, rejects, embeddings, neighbors and annotations.")
+        str,
+        Parameter(
+            help="One SELECT over sequences, records, rejects, embeddings, neighbors, predictions and annotations; "
+            "search('GGUC'), neighbors('id') and embed(sequence) are functions."
+        ),
     ],
     *,
     format: Format = "tsv",
@@ -84,10 +88,10 @@ def sql(
     output: OutputFile = None,
 ) -> None:
     """Ask an atlas in SQL (DuckDB); read-only."""
-    from index import sql as index_sql
-    from index.store import Store
+    from raypipe.atlas import Atlas
 
-    _write(index_sql.query(Store.open(atlas), query), output, format, header)
+    with Atlas(atlas) as opened:
+        _write(opened.sql(query).to_arrow(), output, format, header)
 
 
 def info(
