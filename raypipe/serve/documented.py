@@ -20,8 +20,8 @@ ABOUT = """Search and query an atlas of non-coding RNA.
 
 Every answer carries `X-Request-Id`, which may be given with the request. Errors are `{code, message, hint,
 request_id}`; 429 and 503 say in `Retry-After` when to ask again. Where the server was started with tokens, `/v1` and
-`/metrics` ask for `Authorization: Bearer TOKEN`. With `Accept: application/vnd.apache.arrow.stream` answers are one table as an Arrow
-IPC stream, and what stands beside it is JSON in the schema's metadata under `raypipe`."""
+`/metrics` ask for `Authorization: Bearer TOKEN`. With `Accept: application/vnd.apache.arrow.stream` answers are one
+table as an Arrow IPC stream, and what stands beside it is JSON in the schema's metadata under `raypipe`."""
 Row = dict[str, Any]
 BODIES = (
     requests.SearchRequest,
@@ -29,6 +29,7 @@ BODIES = (
     requests.FillMaskRequest,
     requests.PredictRequest,
     requests.IdsRequest,
+    requests.VectorsRequest,
     requests.SqlRequest,
 )
 
@@ -46,7 +47,7 @@ class SearchAnswer(BaseModel):
 class VectorsAnswer(BaseModel):
     """Vectors in the order asked for."""
 
-    embeddings: list[list[float]] = Field(description="One vector of `dimension` values each.")
+    embeddings: list[list[float]] = Field(description="One vector of `dimension` numbers each.")
     model: str = Field(description="What made them.", examples=["nano"])
     dimension: int = Field(examples=[512])
 

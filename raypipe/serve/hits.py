@@ -32,6 +32,8 @@ class Asked:
     recall: float | None
     partial: bool
     itself: bool = True
+    all_annotations: bool = False
+    expand_records: bool = False
 
 
 class Hits:
@@ -104,5 +106,9 @@ def _found(
     seq_ids, scores = found.seq_ids, found.scores
     if own is not None:
         seq_ids, scores = without(own, seq_ids, scores)
-    table = hits.hit_table(atlas.store, searcher, labels, seq_ids, scores, columns=columns)
-    return Hits(table, np.count_nonzero(seq_ids != NO_HIT, axis=1), found.how)
+    more = {"all_annotations": asked.all_annotations, "expand_records": asked.expand_records}
+    table = hits.hit_table(atlas.store, searcher, labels, seq_ids, scores, columns=columns, **more)
+    counts = np.count_nonzero(seq_ids != NO_HIT, axis=1)
+    if asked.expand_records:  # all are of one request, so it does not matter whose they are
+        counts = np.array([table.num_rows] + [0] * (len(labels) - 1))
+    return Hits(table, counts, found.how)

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 from starlette.requests import ClientDisconnect, Request
 
+from raypipe.queries import labelled
 from raypipe.serve.faults import Refusal
 
 JSON = "application/json"
@@ -72,6 +73,12 @@ class SearchRequest(Strict):
     )
 
     itself: bool = Field(default=True, description="Whether a query by id may find itself.", examples=[True])
+    all_annotations: bool = Field(
+        default=False, description="Annotation columns as lists of all rows of a sequence.", examples=[False]
+    )
+    expand_records: bool = Field(
+        default=False, description="A row for each record of a hit, not for each sequence.", examples=[False]
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> SearchRequest:
@@ -94,26 +101,30 @@ class SearchSettings(Strict):
     recall: float | None = Field(default=None, gt=0, le=1)
     partial: bool = False
     itself: Literal[True] = True
+    all_annotations: bool = False
+    expand_records: bool = False
 
 
 class SequencesRequest(Strict):
     """Sequences."""
 
-    sequences: Text | list[Text] = Field(
-        description="One sequence or a list; T or U, either case.", examples=[[EXAMPLE]]
+    sequences: Text | list[Text] | dict[Text, Text] = Field(
+        description="One sequence, a list, or an object from names to sequences; T or U, either case.",
+        examples=[[EXAMPLE]],
     )
 
     @property
     def listed(self) -> list[str]:
         """As a list in either case."""
-        return [self.sequences] if isinstance(self.sequences, str) else self.sequences
+        return labelled(self.sequences)[1]
 
 
 class FillMaskRequest(SequencesRequest):
     """Sequences with <mask> where a nucleotide is to be guessed."""
 
-    sequences: Text | list[Text] = Field(
-        description="One sequence or a list, with <mask> in each.", examples=[["GCGGAUUUAGCUCAGUU<mask>GGAGAGC"]]
+    sequences: Text | list[Text] | dict[Text, Text] = Field(
+        description="One sequence, a list, or an object from names to sequences, with <mask> in each.",
+        examples=[["GCGGAUUUAGCUCAGUU<mask>GGAGAGC"]],
     )
     top_k: int = Field(default=5, ge=1, le=26, description="Answers for each mask.", examples=[5])
 
@@ -132,6 +143,36 @@ class IdsRequest(Strict):
     ids: Ids
 
 
+class VectorsRequest(Strict):
+    """Records, or sequences."""
+
+    ids: Ids | None = None
+    seq_ids: list[Annotated[int, Field(ge=-(2**63), lt=2**63)]] | None = Field(
+        default=None, min_length=1, description="Numbers of sequences, instead of ids.", examples=[None]
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> VectorsRequest:
+        if (self.ids is None) == (self.seq_ids is None):
+            raise ValueError("give exactly one of ids and seq_ids")
+        return self
+
+
+class VectorsRequest(Strict):
+    """Records, or sequences by their numbers in the atlas: one of the two."""
+
+    ids: Ids | None = None
+    seq_ids: list[Annotated[int, Field(ge=0, lt=2**63)]] | None = Field(
+        default=None, min_length=1, description="Numbers of sequences, as hits have them on request.", examples=[None]
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> VectorsRequest:
+        if (self.ids is None) == (self.seq_ids is None):
+            raise ValueError("give exactly one of ids and seq_ids")
+        return self
+
+
 class SqlRequest(Strict):
     """One reading statement."""
 
@@ -141,6 +182,13 @@ class SqlRequest(Strict):
     params: list[JsonValue] | dict[Text, JsonValue] | None = Field(
         default=None, description="For ? or $name.", examples=[None]
     )
+
+
+def texts_of(sequences: str | list[str] | dict[str, str]) -> list[str]:
+    """The sequences, however they were given."""
+    if isinstance(sequences, dict):
+        return list(sequences.values())
+    return [sequences] if isinstance(sequences, str) else sequences
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,12 +31,13 @@ from raypipe.serve.requests import (
     SearchSettings,
     SequencesRequest,
     SqlRequest,
+    VectorsRequest,
     content_type,
     parse,
     parse_vectors,
     read_body,
 )
-from raypipe.serve.service import Service, renamed
+from raypipe.serve.service import Service
 from raypipe.serve.settings import ServeSettings
 
 ARROW_SEARCH = (
@@ -105,7 +107,7 @@ def routes(settings: ServeSettings, service: Service) -> APIRouter:
         service.check_sequences(body.listed)
         _note(request, sequences=len(body.listed), quoted=body.sequences)
         service.count("sequence", len(body.listed))
-        cleaned = clean_queries(body.listed)[1]
+        cleaned = clean_queries(body.sequences)[1]
         with reading() as snapshot:
             vectors = await service.embed(snapshot, cleaned)
             return _vectors(request, vectors, snapshot.atlas.embedding.model)
@@ -113,17 +115,18 @@ def routes(settings: ServeSettings, service: Service) -> APIRouter:
     @router.post(
         "/vectors",
         summary="Stored vectors",
-        description="The stored vector of each record.",
+        description="The stored vector of each record, or of each sequence by its number.",
         responses={**docs.answer(docs.VectorsAnswer, *docs.ASKING, "not_found", "no_index", "stale"), **docs.MEDIA},
-        openapi_extra=docs.body(IdsRequest),
+        openapi_extra=docs.body(VectorsRequest),
     )
     async def vectors(request: Request) -> Response:
-        body = await read(request, IdsRequest)
-        service.check_number(len(body.ids))
-        _note(request, ids=len(body.ids))
+        body = await read(request, VectorsRequest)
+        number = len(body.ids or body.seq_ids or ())
+        service.check_number(number)
+        _note(request, ids=number)
         with reading() as snapshot:
             snapshot.searchable()
-            found = await service.look_up(snapshot.atlas.vectors, body.ids)
+            found = await service.look_up(partial(snapshot.atlas.vectors, body.ids, seq_ids=body.seq_ids))
             return _vectors(request, found, snapshot.atlas.embedding.model)
 
     @router.post(
@@ -137,10 +140,10 @@ def routes(settings: ServeSettings, service: Service) -> APIRouter:
         body = await read(request, FillMaskRequest)
         service.check_sequences(body.listed)
         _note(request, sequences=len(body.listed), quoted=body.sequences)
-        names, cleaned = clean_queries(body.listed, masks=True)
+        names, cleaned = clean_queries(body.sequences, masks=True)
         with reading() as snapshot:
-            found = await service.model(lambda them: Atlas.fill_mask(snapshot.atlas, them, body.top_k), cleaned)
-            table = renamed(pa.concat_tables([one.to_arrow() for one in found]), names)
+            found = await service.model(lambda them: Atlas.fill_mask(snapshot.atlas, them, body.top_k), names, cleaned)
+            table = pa.concat_tables([one.to_arrow() for one in found])
             return send_arrow(table, {}) if wants_arrow(request) else send_json({"rows": rows_of(table)})
 
     @router.post(
@@ -160,10 +163,10 @@ def routes(settings: ServeSettings, service: Service) -> APIRouter:
                 raise Refusal("usage", f"head {head!r}: name a head of the atlas's model, not a file")
         if wants_arrow(request) and len(heads) > 1:
             raise Refusal("usage", "several heads have several tables; ask for one of them at a time, or for JSON")
-        names, cleaned = clean_queries(body.listed)
+        names, cleaned = clean_queries(body.sequences)
         with reading() as snapshot:
-            found = await service.model(lambda them: snapshot.atlas.predict(them, heads), cleaned)
-            tables = {head: renamed(pa.concat_tables([one[head].to_arrow() for one in found]), names) for head in heads}
+            found = await service.model(lambda them: snapshot.atlas.predict(them, heads), names, cleaned)
+            tables = {head: pa.concat_tables([one[head].to_arrow() for one in found]) for head in heads}
         if wants_arrow(request):
             return send_arrow(tables[heads[0]], {})
         return send_json({"heads": {head: rows_of(table) for head, table in tables.items()}})

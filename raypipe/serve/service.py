@@ -21,6 +21,7 @@ from raypipe.serve.faults import Refusal
 from raypipe.serve.hits import Asked, Part, search_ids, search_vectors
 from raypipe.serve.live import Live, ServedAtlas, Snapshot
 from raypipe.serve.metrics import Metrics
+from raypipe.serve.requests import texts_of
 from raypipe.serve.settings import ServeSettings
 
 T = TypeVar("T")
@@ -83,7 +84,10 @@ class Service:
         self, snapshot: Snapshot, asked: Asked, sequences: Any, names: Sequence[str] | None
     ) -> list[Part]:
         """The hits of sequences."""
-        named, cleaned = self._cleaned(sequences, names, asked.k)
+        texts = texts_of(sequences)
+        self.check_sequences(texts)
+        self.check_number(len(texts), asked.k)
+        named, cleaned = clean_queries(sequences, names)
         snapshot.searchable()
         await self._prepare(snapshot, asked)
         vectors = await self.embed(snapshot, cleaned)
@@ -110,7 +114,11 @@ class Service:
         snapshot.searchable()
         dimension = snapshot.atlas.searcher.transform.dimension
         if vectors.shape[1] != dimension:  # here, as vectors of different lengths cannot even be put together
-            raise Refusal("invalid", f"vectors of {vectors.shape[1]} values; this index holds some of {dimension}")
+            raise Refusal(
+                "invalid",
+                f"queries of shape {vectors.shape}: this index holds vectors of {dimension} values "
+                f"({snapshot.atlas.searcher.info.embeddings}); embed the queries with the same model",
+            )
         await self._prepare(snapshot, asked)
         return await self._search(snapshot, asked, search_vectors, list(zip(named, vectors, strict=True)))
 
@@ -118,20 +126,21 @@ class Service:
         """(N, D) float32 of clean sequences."""
         return np.concatenate(await _waited(self._embedding(snapshot.atlas, sequences)))
 
-    async def model(self, call: Callable[[dict[str, str]], T], sequences: list[str]) -> list[T]:
+    async def model(self, call: Callable[[dict[str, str]], T], names: list[str], sequences: list[str]) -> list[T]:
         """What `call` gives for the sequences, portion by portion, in the encoder's thread.
 
         Args:
-            call: takes sequences by their places in the whole, "0", "1", ...
+            call: takes sequences by their names.
+            names: no two of them alike.
         """
         portions: list[dict[str, str]] = []
         costs: list[int] = []
-        for place, sequence in enumerate(sequences):
+        for name, sequence in zip(names, sequences, strict=True):
             cost = _cost(sequence)
             if not portions or costs[-1] + cost > self._settings.batch_tokens:
                 portions.append({})
                 costs.append(0)
-            portions[-1][str(place)] = sequence
+            portions[-1][name] = sequence
             costs[-1] += cost
         done = await _waited(self._encoder.submit(object(), lambda them: [call(one) for one in them], portions, costs))
         return [one for part in done for one in part]
@@ -172,13 +181,6 @@ class Service:
         """Note so many queries."""
         self._metrics.queries.labels(kind).inc(number)
 
-    def _cleaned(self, sequences: Any, names: Sequence[str] | None, k: int) -> tuple[list[str], list[str]]:
-        given = [sequences] if isinstance(sequences, str) else list(sequences)
-        texts = list(sequences.values()) if isinstance(sequences, dict) else given
-        self.check_sequences(texts)
-        self.check_number(len(texts), k)
-        return clean_queries(sequences, names)
-
     def check_number(self, queries: int, k: int = 1) -> None:
         """
         Raises:
@@ -214,7 +216,8 @@ class Service:
     ) -> list[Part]:
         slow = asked.exact or snapshot.atlas.sharded or len(queries) > SEARCH_BATCH or asked.k > 100
         batcher = self._slow if slow else self._searches
-        key = (id(snapshot), how, asked)
+        # Of expanded records it could not be told whose they are.
+        key = object() if asked.expand_records else (id(snapshot), how, asked)
         return await _waited(batcher.submit(key, partial(how, snapshot, asked), queries, [1] * len(queries)))
 
     def _embedding(self, atlas: ServedAtlas, sequences: list[str]) -> Future[list[Any]]:
@@ -231,13 +234,6 @@ class Service:
         except TimeoutError:
             future.cancel()
             raise
-
-
-def renamed(table: pa.Table, names: Sequence[str]) -> pa.Table:
-    """`table` of queries called "0", "1", ..., called by `names` instead."""
-    places = [int(name) for name in table["query"].to_pylist()]
-    column = pa.array([names[place] for place in places], pa.string())
-    return table.set_column(table.column_names.index("query"), "query", column)
 
 
 def _cost(sequence: str) -> int:

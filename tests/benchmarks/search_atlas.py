@@ -28,8 +28,12 @@ PART_ROWS = 50_000
 LETTERS = np.frombuffer(b"ACGU", np.uint8)
 
 
-def make(folder: Path, vectors: Path, rows: int) -> Store:
-    """A new atlas of `rows` made sequences of LENGTH nucleotides; the vector of seq_id i is row i of a .npy file."""
+def make(folder: Path, vectors: Path, rows: int, embedding: Embedding | None = None) -> Store:
+    """A new atlas of `rows` made sequences of LENGTH nucleotides; the vector of seq_id i is row i of a .npy file.
+
+    Args:
+        embedding: what the vectors are said to be; by default of a model that nobody has.
+    """
     fasta = folder.with_suffix(".fasta")
     fasta.parent.mkdir(parents=True, exist_ok=True)
     with fasta.open("wb") as file:
@@ -48,7 +52,7 @@ def make(folder: Path, vectors: Path, rows: int) -> Store:
     stored = np.load(vectors, mmap_mode="r")
     dimension = stored.shape[1]
     with store.lock():
-        made = _embedding(dimension)
+        made = embedding or _embedding(dimension)
         store.put_embedding(made)
         schema = embeddings_schema(dimension, made.dtype)
         for number, start in enumerate(range(0, rows, PART_ROWS)):
