@@ -74,6 +74,7 @@ class Batcher:
         most: int,
         wait_seconds: float = 0.0,
         done: Callable[[Batch], None] = lambda batch: None,
+        prepare: Callable[[], None] = lambda: None,
     ):
         """Make it; `start` starts the thread.
 
@@ -82,7 +83,9 @@ class Batcher:
             most: cost that may wait.
             wait_seconds: for company, where the batch before had some.
             done: is told of every batch, in the thread.
+            prepare: is called in the thread before all else.
         """
+        self._prepare = prepare
         self._budget, self._most, self._wait, self._done = budget, most, wait_seconds, done
         self._limit = float(budget)
         self._jobs: deque[_Job] = deque()
@@ -128,6 +131,7 @@ class Batcher:
             self._thread.join()
 
     def _run(self) -> None:
+        self._prepare()
         while taken := self._take():
             begin = time.perf_counter()
             cost = sum(sum(job.costs[low:high]) for job, low, high in taken)

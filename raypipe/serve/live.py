@@ -130,7 +130,7 @@ class Snapshot:
             index.errors.StoreError: it has no index, or a stale one.
         """
         if self.unusable is not None:
-            raise self.unusable
+            raise self.unusable.with_traceback(None)
 
 
 class Live:

@@ -13,7 +13,6 @@ import pyarrow as pa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 from starlette.requests import ClientDisconnect, Request
 
-from raypipe.queries import labelled
 from raypipe.serve.faults import Refusal
 
 JSON = "application/json"
@@ -115,8 +114,8 @@ class SequencesRequest(Strict):
 
     @property
     def listed(self) -> list[str]:
-        """As a list in either case."""
-        return labelled(self.sequences)[1]
+        """The sequences without their names."""
+        return texts_of(self.sequences)
 
 
 class FillMaskRequest(SequencesRequest):
@@ -149,21 +148,6 @@ class VectorsRequest(Strict):
     ids: Ids | None = None
     seq_ids: list[Annotated[int, Field(ge=-(2**63), lt=2**63)]] | None = Field(
         default=None, min_length=1, description="Numbers of sequences, instead of ids.", examples=[None]
-    )
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> VectorsRequest:
-        if (self.ids is None) == (self.seq_ids is None):
-            raise ValueError("give exactly one of ids and seq_ids")
-        return self
-
-
-class VectorsRequest(Strict):
-    """Records, or sequences by their numbers in the atlas: one of the two."""
-
-    ids: Ids | None = None
-    seq_ids: list[Annotated[int, Field(ge=0, lt=2**63)]] | None = Field(
-        default=None, min_length=1, description="Numbers of sequences, as hits have them on request.", examples=[None]
     )
 
     @model_validator(mode="after")

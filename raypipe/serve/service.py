@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+from index.errors import StoreError
+from index.faiss_runtime import load_faiss
 from raypipe.errors import UsageError
 from raypipe.queries import clean_queries, labels
 from raypipe.serve.batching import Batcher
@@ -49,7 +52,7 @@ class Service:
             done=metrics.batch("encoder"),
         )
         note = metrics.batch("search")
-        self._searches = Batcher("search", SEARCH_BATCH, most=SEARCH_QUEUE, done=note)
+        self._searches = Batcher("search", SEARCH_BATCH, most=SEARCH_QUEUE, done=note, prepare=_alone)
         # What compares with every vector, or has many queries, has a thread of its own: nobody else waits for it.
         self._slow = Batcher("slow-search", SEARCH_BATCH, most=SEARCH_QUEUE, done=note)
         self._batchers, self._opened = (self._encoder, self._searches, self._slow), False
@@ -234,6 +237,13 @@ class Service:
         except TimeoutError:
             future.cancel()
             raise
+
+
+def _alone() -> None:
+    """Let FAISS search without further threads in this one: on a busy machine they wait for each other for longer than
+    a small search takes."""
+    with suppress(StoreError):  # not installed: whoever searches is told
+        load_faiss().omp_set_num_threads(1)
 
 
 def _cost(sequence: str) -> int:
