@@ -16,7 +16,7 @@ from raypipe.errors import AtlasError, RaypipeError, UsageError
 from raypipe.outputs import Ask
 from raypipe.prediction_tables import prediction_table
 from raypipe.predictions import describe_heads
-from raypipe.queries import MASK, Queries, clean_queries
+from raypipe.queries import MASK, Queries, check_top_k, clean_queries
 from raypipe.settings import PredictSettings
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ class Heads:
 
     def fill_mask(self, sequences: Queries, top_k: int) -> pa.Table:
         """See `raypipe.atlas.Atlas.fill_mask`."""
-        if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or top_k < 1:
-            raise UsageError(f"top_k is {top_k}; ask for at least one token, in a whole number")
+        check_top_k(top_k)
         names, cleaned = clean_queries(sequences, masks=True)
         context = self.model.config.context
         rows = []
@@ -58,7 +57,7 @@ class Heads:
             length = len(text) - text.count(MASK) * (len(MASK) - 1)
             if length > context:
                 raise UsageError(f"{name}: {length} nt; masks are filled in up to {context}: give the part around them")
-        for name, text, answer in zip(names, cleaned, self.model.fill_mask(cleaned, top_k=int(top_k)), strict=True):
+        for name, text, answer in zip(names, cleaned, self.model.fill_mask(cleaned, top_k=top_k), strict=True):
             parts = text.split(MASK)
             masks = answer if isinstance(answer[0], list) else [answer]
             position = 0

@@ -49,6 +49,15 @@ def listed_ids(ids: str | Sequence[str]) -> list[str]:
     return listed
 
 
+def check_top_k(top_k: int) -> None:
+    """
+    Raises:
+        UsageError: it is no number of tokens to ask for.
+    """
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        raise UsageError(f"top_k is {top_k}; ask for at least one token, in a whole number")
+
+
 def clean_queries(
     sequences: Queries, names: Sequence[str] | None = None, *, masks: bool = False
 ) -> tuple[list[str], list[str]]:

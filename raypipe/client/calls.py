@@ -9,14 +9,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 
 from raypipe.client.replies import ARROW, JSON, METADATA, Reply
 from raypipe.errors import UsageError
-from raypipe.queries import Queries, labelled, listed_ids
+from raypipe.queries import Queries, check_top_k, labelled, listed_ids
 from raypipe.results import Result, Vectors
 from raypipe.searching import Question
 
@@ -133,6 +132,7 @@ def get_job(ids: Sequence[str], limits: Limits) -> Job[Result]:
 
 def fill_mask_job(sequences: Queries, top_k: int, limits: Limits) -> Job[Result]:
     """Tokens for masks."""
+    check_top_k(top_k)
     return Job(_sequence_calls("/v1/fill-mask", sequences, limits, Reply.table, top_k=top_k), _rows)
 
 
@@ -224,8 +224,6 @@ def _sequence_calls(
 
 def _id_calls(path: str, ids: Sequence[str], limits: Limits, read: Callable[[Reply], Any]) -> list[Call]:
     listed = listed_ids(ids)
-    if len(listed) == 1 and path == "/v1/records":
-        return [Call("GET", f"{path}/{quote(listed[0], safe='')}", read)]
     parts = limits.parts([len(name) + 10 for name in listed], [0] * len(listed))
     return [_post(path, {"ids": listed[start:stop]}, read, stop - start) for start, stop in parts]
 
