@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import tenacity
@@ -42,7 +43,7 @@ class _Lines:
     def __init__(self, url: str, token: str | None, timeout: float, retries: int, verify: Any):
         if timeout <= 0 or retries < 0:
             raise UsageError(f"timeout {timeout}, retries {retries}: give seconds above 0, and a number from 0 on")
-        self.url = url.rstrip("/")
+        self.url = _checked(url)
         headers = {"user-agent": f"raypipe/{__version__}"}
         token = (os.environ.get(TOKEN) if token is None else token) or None
         if token is not None:
@@ -89,8 +90,6 @@ class _Lines:
                 code="timeout",
                 hint="ask for less at a time, or connect with a longer timeout",
             )
-        if isinstance(error, httpx2.InvalidURL | httpx2.UnsupportedProtocol):
-            return AtlasError(f"{self.url}: no address of a server ({error}); give one such as http://host:8000")
         return AtlasError(
             f"{self.url}: cannot be reached ({str(error) or type(error).__name__})",
             code="unreachable",
@@ -125,7 +124,7 @@ class Line(_Lines):
             for attempt in tenacity.Retrying(**self._again()):
                 with attempt:
                     reply = self._reply(self._client.request(**self._request(call)))
-        except (_Refused, httpx2.HTTPError, httpx2.InvalidURL) as error:
+        except (_Refused, httpx2.HTTPError) as error:
             raise self._failure(error) from error
         return self._read(call, reply)
 
@@ -147,9 +146,27 @@ class AsyncLine(_Lines):
             async for attempt in tenacity.AsyncRetrying(**self._again()):
                 with attempt:
                     reply = self._reply(await self._client.request(**self._request(call)))
-        except (_Refused, httpx2.HTTPError, httpx2.InvalidURL) as error:
+        except (_Refused, httpx2.HTTPError) as error:
             raise self._failure(error) from error
         return self._read(call, reply)
+
+
+def _checked(url: str) -> str:
+    """The address of a server, without a slash at its end.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        parts = urlsplit(url)
+        port, fine = parts.port, bool(parts.hostname) and parts.scheme in ("http", "https")
+    except ValueError as error:
+        raise UsageError(f"{url}: no address of a server ({error}); give one such as http://host:8000") from error
+    if not fine or port == 0 or parts.query or parts.fragment:
+        raise UsageError(f"{url}: no address of a server; give one such as http://host:8000")
+    if parts.username or parts.password:
+        raise UsageError(f"http://...@{parts.hostname}: give a token by token=, or ${TOKEN}, not in the address")
+    return url.rstrip("/")
 
 
 def _may_help(error: BaseException) -> bool:
