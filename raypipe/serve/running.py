@@ -34,7 +34,7 @@ def serve(settings: ServeSettings) -> None:
         StoreError: no atlas, or it is damaged.
         RaypipeError: the port cannot be had.
     """
-    logs.set_up()
+    said = logs.set_up()
     app = create_app(settings)
     guard: Guard = app.state.guard
     with listening(settings.host, settings.port) as sock:
@@ -57,8 +57,11 @@ def serve(settings: ServeSettings) -> None:
         logs.say("serving", address=address, atlas=settings.atlas, tokens=settings.token_file is not None)
         if settings.token_file is not None and readable_by_others(settings.token_file):
             logs.say(f"{settings.token_file}: other users of this machine can read it; run: chmod 600 on it")
-        DrainingServer(config, guard, settings.drain_seconds).run(sockets=[sock])
-        logs.say("stopped")
+        try:
+            DrainingServer(config, guard, settings.drain_seconds).run(sockets=[sock])
+            logs.say("stopped")
+        finally:
+            said.flush()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from threadpoolctl import ThreadpoolController
 
 from index.errors import StoreError
 from index.faiss_runtime import load_faiss
@@ -240,8 +241,12 @@ class Service:
 
 
 def _alone() -> None:
-    """Let FAISS search without further threads in this one: on a busy machine they wait for each other for longer than
-    a small search takes."""
+    """Let FAISS search without further threads in this one, and NumPy multiply without any: on a busy machine they wait
+    for each other for longer than a small search takes."""
+    numpys = ThreadpoolController().select(internal_api="openblas")
+    for library in numpys.lib_controllers:
+        if "numpy" in library.filepath:
+            library.set_num_threads(1)
     with suppress(StoreError):  # not installed: whoever searches is told
         load_faiss().omp_set_num_threads(1)
 
