@@ -11,6 +11,7 @@ Legend: T packed tokens, D hidden size, N heads, H head size.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import shutil
 import sysconfig
@@ -89,6 +90,9 @@ def compiled(**options: Any) -> Steps:
     Args:
         options: of torch.compile.
     """
+    if "recompile_limit" in inspect.signature(torch.compile).parameters:
+        # Every budget, width and type of weights is a compilation of its own.
+        options = {"recompile_limit": 64, **options}
     made = {
         piece.name: torch.compile(getattr(PLAIN, piece.name), dynamic=False, fullgraph=True, **options)
         for piece in fields(Steps)
