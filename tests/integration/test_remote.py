@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -183,6 +185,37 @@ def test_tokens(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv(TOKEN, "right-token-0123456789")
         assert info_of(url)["records"] == 7
         assert "right-token" not in repr(raypipe.connect(url))
+
+
+CLIENT = """
+import asyncio, sys
+import raypipe
+
+async def ask(url):
+    async with await raypipe.connect_async(url) as atlas:
+        return [row["id"] for row in (await atlas.search(ids=["s1"], k=2)).to_pylist()]
+
+with raypipe.connect(sys.argv[1]) as atlas:
+    hits = atlas.search(["GGGCCCAAAUUU", "ACGU"], k=2, where="length > 0")
+    assert len(hits) == 4 and hits.to_pandas().shape[0] == 4
+    hits.write("hits.tsv")
+    assert atlas.embed("ACGU").shape == (1, 16)
+    assert atlas.get(["u1"]).to_pylist()[0]["length"] == 18
+    assert atlas.sql("SELECT count(*) AS n FROM records").to_pylist() == [{"n": 7}]
+    assert atlas.info()["records"] == 7
+assert asyncio.run(ask(sys.argv[1]))[0] == "s1"
+print([name for name in ("model", "index", "torch", "ray", "faiss", "duckdb") if name in sys.modules])
+"""
+
+
+def test_nothing_of_the_server_is_needed_in_a_folder_of_the_users(finished: Path, tmp_path: Path) -> None:
+    """Not the engines, nor what is called as the user's own modules are."""
+    for name in ("model.py", "index.py"):
+        (tmp_path / name).write_text("raise SystemExit('the wrong module')\n")
+    with served(finished) as url:
+        ran = subprocess.run([sys.executable, "-c", CLIENT, url], cwd=tmp_path, capture_output=True, text=True)
+    assert (ran.stdout, ran.returncode) == ("[]\n", 0), ran.stderr
+    assert (tmp_path / "hits.tsv").read_text().startswith("query\trank\tid\tscore")
 
 
 def test_what_cannot_be_meant(finished: Path) -> None:
