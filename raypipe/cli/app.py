@@ -23,6 +23,7 @@ from raypipe.cli import (
     graph,
     indexing,
     making,
+    mapping,
     models,
     planning,
     predicting,
@@ -57,6 +58,7 @@ app.command(predicting.mlm)
 app.command(indexing.index)
 app.command(graph.neighbors)
 app.command(graph.cluster)
+app.command(mapping.make_map, name="map")
 app.command(making.annotate)
 app.command(making.remove)
 app.command(asking.search)
