@@ -13,11 +13,14 @@ from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 
-from index.exact import NO_HIT, ROUNDING, best, exact_search, rescore
+from index.exact import NO_HIT, ROUNDING, TopK, best, exact_search, rescore
 from index.faiss_runtime import load_faiss
+from index.flat import held_vectors
+from index.leading import leads
 
 FEW_ROWS = 20_000
 FEW_SHARE = 0.02
+BOUNDED_ROWS = 8192  # whose bounds are found at once
 # So few rows that may not be found, such as removed ones, are dropped from what is found without a filter.
 DROPPED_SHARE = 0.05
 # What it costs to compare rows one by one by their fine codes: to decode a row, to compare it with a query. And through
@@ -56,6 +59,18 @@ class Found(NamedTuple):
     how: str
 
 
+class Leading(NamedTuple):
+    """What tells upper bounds of the cosines with the rows of a flat index, see `index.leading`.
+
+    Attributes:
+        axes: (D, m) float32.
+        leads: (n, m + 1) float32, of the rows.
+    """
+
+    axes: np.ndarray
+    leads: np.ndarray
+
+
 class Engine(Protocol):
     """Search over the rows of one opened FAISS index."""
 
@@ -73,18 +88,19 @@ class Engine(Protocol):
         ...
 
 
-def open_engine(index: Any, scan: Scan) -> Engine:
+def open_engine(index: Any, scan: Scan, leading: Leading | None = None) -> Engine:
     """The engine for `index`.
 
     Args:
         index: to be kept alive by the caller for as long as the engine.
         scan: exact search over stored vectors, for families whose FAISS code takes no filter: from queries (Q, D), k
             and a mask (n,) to rows and cosines.
+        leading: bounds for a flat index, if it has them.
     """
     faiss = load_faiss()
     index = faiss.downcast_index(index)
     if isinstance(index, faiss.IndexFlat):
-        return FlatEngine(index)
+        return FlatEngine(index, leading)
     if faiss.try_extract_index_ivf(index) is not None:
         return IvfEngine(index, scan)
     if isinstance(index, faiss.IndexHNSW):
@@ -93,23 +109,22 @@ def open_engine(index: Any, scan: Scan) -> Engine:
 
 
 class FlatEngine:
-    """Exact search: FAISS proposes, float64 sums over the same vectors decide scores and ties."""
+    """Exact search: FAISS proposes rows, or bounds do, where the vectors have few leading axes; float64 sums over the
+    vectors decide scores and ties."""
 
     effort_name, max_effort, refines = "", 0, False
 
-    def __init__(self, index: Any):
-        self._index = index
-        shape = (index.ntotal, index.d)
-        empty = np.empty(shape, dtype=np.float32)
-        self._vectors = (
-            load_faiss().rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(shape) if empty.size else empty
-        )
+    def __init__(self, index: Any, leading: Leading | None = None):
+        self._index, self._leading = index, leading
+        self._vectors = held_vectors(index)
 
     def search(self, queries: np.ndarray, k: int, mask: np.ndarray | None, effort: Effort) -> Found:
         num_rows = len(self._vectors)
         allowed = num_rows if mask is None else int(np.count_nonzero(mask))
         if mask is not None and _few(allowed, num_rows):
             return padded(*exact_search(self._gathered(np.flatnonzero(mask)), queries, k), k, _each(allowed, num_rows))
+        if self._leading is not None:
+            return padded(*self._bounded(queries, k, mask, self._leading), k, _each(allowed, num_rows))
         parameters = None if mask is None else load_faiss().SearchParameters(sel=selector(mask))
         wanted = min(k, allowed)
         rows = np.full((len(queries), wanted), NO_HIT, dtype=np.int64)
@@ -123,6 +138,15 @@ class FlatEngine:
             unsettled = (rough[:, -1] + ROUNDING >= scores[open_lines, -1]) & (fetch < allowed)
             open_lines, fetch = open_lines[unsettled], min(allowed, fetch * 4)
         return padded(rows, scores, k, _each(allowed, num_rows))
+
+    def _bounded(self, queries: np.ndarray, k: int, mask: np.ndarray | None, leading: Leading) -> Rows:
+        found = TopK(queries, k, leads(queries, leading.axes))
+        for start in range(0, len(self._vectors), BOUNDED_ROWS):
+            some = slice(start, start + BOUNDED_ROWS)
+            vectors = self._vectors[some]
+            ids = np.arange(start, start + len(vectors))
+            found.see(ids, vectors, leading.leads[some], None if mask is None else mask[some])
+        return found.ids, found.scores
 
     def _gathered(self, rows: np.ndarray):
         step = max(1, (32 << 20) // (4 * self._index.d))

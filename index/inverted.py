@@ -14,8 +14,8 @@ from index.faiss_runtime import load_faiss
 from index.info import REFINEMENT, VECTORS
 from index.kmeans import Nearest, k_means
 
-# Codes, unlike centroids, need no more to be learned from.
-CODES_LEARN_FROM = 65_536
+# Codes, unlike centroids, need no more to be learned from; those of RaBitQ only their middle.
+CODES_LEARN_FROM, MIDDLE_LEARNS_FROM = 65_536, 4_096
 
 
 def train(index: Any, vectors: np.ndarray, nearest: Nearest, seed: int) -> None:
@@ -28,7 +28,8 @@ def train(index: Any, vectors: np.ndarray, nearest: Nearest, seed: int) -> None:
         index.train(vectors)
         return
     lists.quantizer.add(k_means(vectors, lists.nlist, nearest, seed))
-    index.train(vectors[:CODES_LEARN_FROM])  # FAISS takes the centroids that are there
+    few = isinstance(lists, load_faiss().IndexIVFRaBitQ)
+    index.train(vectors[: MIDDLE_LEARNS_FROM if few else CODES_LEARN_FROM])  # FAISS takes the centroids that are there
 
 
 class Filler:
@@ -46,6 +47,10 @@ class Filler:
             self._lists = None
             return
         self._centroids = self._lists.quantizer.reconstruct_n(0, self._lists.nlist)
+
+    def write(self, folder: Path) -> None:
+        """See `write_segment`."""
+        write_segment(self._owner, folder)
 
     def add(self, vectors: np.ndarray) -> None:
         """Add `vectors` (n, E) float32."""
@@ -71,8 +76,10 @@ def _fillable(index: Any) -> Any | None:
         index = faiss.downcast_index(index.base_index)
     if type(index) not in (faiss.IndexIVFFlat, faiss.IndexIVFScalarQuantizer, faiss.IndexIVFRaBitQ):
         return None
-    plain = type(faiss.downcast_index(index.quantizer)) in (faiss.IndexFlatL2, faiss.IndexHNSWFlat)
-    return index if plain else None
+    quantizer = faiss.downcast_index(index.quantizer)
+    # FAISS's factory makes the one, and reading it from a file the other.
+    plain = type(quantizer) in (faiss.IndexFlat, faiss.IndexFlatL2, faiss.IndexHNSWFlat)
+    return index if plain and quantizer.metric_type == faiss.METRIC_L2 else None
 
 
 def write_segment(index: Any, folder: Path) -> None:

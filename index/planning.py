@@ -17,8 +17,9 @@ from index.errors import StoreError
 from index.faiss_runtime import load_faiss, reason
 from index.info import FLAT, choose_type
 from index.kmeans import ROUNDS
+from index.leading import MOST_SHARE
 from index.segments import full_rows
-from index.trained import num_lists, training_rows, untrained
+from index.trained import AXES_LEARN_FROM, num_lists, training_rows, untrained
 from index.transforms import Kind, Transform, check_kind, choose_kind, sample_size
 from index.truth import SAMPLE
 
@@ -72,8 +73,10 @@ def plan_index(
         if transform.name != "none":
             check_kind(transform, rows, dimension)
         indexed, learned_on = transform.axes or dimension, min(rows, sample_size(dimension))
+        bounded = type_ == FLAT and transform.name == "none"
     else:
         indexed, learned_on = transform.out_dimension, 0
+        bounded = type_ == FLAT and transform.mean is None
     index = untrained(type_, indexed)
     try:
         hot, cold, fixed = _bytes_of(index)
@@ -81,10 +84,12 @@ def plan_index(
         raise StoreError(
             f"index type {type_!r}: FAISS does not tell the size of its codes ({reason(error)})"
         ) from error
+    if bounded:  # by as many axes as there may be at the most, see `index.leading`
+        hot += int(4 * (MOST_SHARE * indexed + 1))
     # The seq_id of each row.
     hot_bytes = (hot + 8) * rows + fixed
     most = min(rows, full_rows(dimension))
-    trained_on = 0 if type_ == FLAT else min(rows, training_rows(num_lists(index)))
+    trained_on = min(rows, training_rows(num_lists(index)) if type_ != FLAT else AXES_LEARN_FROM if bounded else 0)
     # The sample as it is stored; with it copies for the transform (as picked, of length 1, and the latter in float64),
     # then what lists are learned from as it is indexed.
     sample = dimension * max(learned_on, trained_on)

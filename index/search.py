@@ -130,10 +130,16 @@ class Searcher:
         return np.concatenate([np.empty(0, np.int64), *self.segments.seq_ids])
 
     def search(
-        self, vectors: np.ndarray, k: int, *, allowed: np.ndarray | None = None, nprobe: int | None = None
+        self,
+        vectors: np.ndarray,
+        k: int,
+        *,
+        allowed: np.ndarray | None = None,
+        nprobe: int | None = None,
+        k_factor: float | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """What `find` finds: seq_ids (Q, k) int64 and scores (Q, k) float32; -1 and nan where fewer exist."""
-        return self.find(vectors, k, allowed=allowed, nprobe=nprobe)[:2]
+        return self.find(vectors, k, allowed=allowed, nprobe=nprobe, k_factor=k_factor)[:2]
 
     def find(
         self,

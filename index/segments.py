@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 
 from index import wholes
-from index.engines import Effort, Engine, open_engine
+from index.engines import Effort, Engine, Leading, open_engine
 from index.errors import StaleIndexError, StoreError
 from index.exact import NO_HIT, TopK, best, exact_search
 from index.faiss_runtime import load_faiss, reason
+from index.flat import FlatFiller
 from index.info import (
+    AXES,
     FLAT,
+    LEADING,
     REFINEMENT,
     ROWS,
     SEGMENTS,
@@ -34,7 +37,7 @@ from index.info import (
     local_file,
     rebuild,
 )
-from index.inverted import Filler, read_segment, write_segment
+from index.inverted import Filler, read_segment
 from index.kmeans import Nearest
 from index.store import Store
 from index.transform_files import load
@@ -115,11 +118,14 @@ def make_segment(job: SegmentJob, progress: Callable[[int], None] | None = None)
         transform = load(trained / TRANSFORM) if learned else Transform("none", job.dimension)
         empty = _trained_file(job, VECTORS)
         queries = None if job.type == FLAT else load_queries(_trained_file(job, QUERIES))
+        axes = np.load(_trained_file(job, AXES)) if AXES in job.trained["checksums"] else None
         with wholes.publishing(job.store.root, folder, about) as temporary:
             try:
                 index = load_faiss().read_index(str(empty))
-                seq_ids, truth = _fill(index, job, transform, queries, progress)
-                write_segment(index, temporary)
+                flat = job.type == FLAT
+                filler = FlatFiller(index, job.rows, axes) if flat else Filler(index, job.nearest)
+                seq_ids, truth = _fill(filler, job, transform, queries, progress)
+                filler.write(temporary)
             except RuntimeError as error:
                 raise StoreError(f"{job.store.root}: FAISS cannot build {job.type!r}: {reason(error)}") from error
             np.save(temporary / ROWS, seq_ids)
@@ -136,19 +142,18 @@ def _trained_file(job: SegmentJob, name: str) -> Path:
 
 
 def _fill(
-    index: Any, job: SegmentJob, transform: Transform, queries: Queries | None, progress: Callable[[int], None] | None
+    filler: Filler | FlatFiller,
+    job: SegmentJob,
+    transform: Transform,
+    queries: Queries | None,
+    progress: Callable[[int], None] | None,
 ) -> tuple[np.ndarray, Truth | None]:
     """Put the vectors in; returns the seq_id of each row, and what stands nearest to the queries."""
     seq_ids = np.empty(job.rows, dtype=np.int64)
-    held = _reserve(index, job.rows) if job.type == FLAT and job.rows else None
-    filler = Filler(index, job.nearest)
     found = None if queries is None else TopK(queries.vectors, KEPT)
     done = 0
     for ids, vectors in transformed(job.parts, transform, precise=job.type == FLAT):
-        if held is not None:
-            held[done : done + len(ids)] = vectors
-        else:
-            filler.add(vectors)
+        filler.add(vectors)
         if found is not None:
             found.see(ids, vectors)
         seq_ids[done : done + len(ids)] = ids
@@ -156,13 +161,6 @@ def _fill(
         if progress is not None:
             progress(len(ids))
     return seq_ids, None if found is None else Truth(found.ids, found.scores)
-
-
-def _reserve(index: Any, rows: int) -> np.ndarray:
-    """The flat index's own memory as (n, E): `add` would grow it by doubling and hold the vectors twice at times."""
-    index.codes.resize(4 * rows * index.d)
-    index.ntotal = rows
-    return load_faiss().rev_swig_ptr(index.get_xb(), rows * index.d).reshape(rows, index.d)
 
 
 class Segments:
@@ -181,6 +179,7 @@ class Segments:
         seq_ids: Sequence[np.ndarray],
         parts: Sequence[Sequence[Part]],
         transform: Transform,
+        leading: Sequence[Leading | None],
     ):
         """Take FAISS indexes as `open_segments` opens them, `shared` being the one that has what they share."""
         # FAISS frees an index with the object that read it; an engine holds only a view of it.
@@ -188,7 +187,10 @@ class Segments:
         self.seq_ids = list(seq_ids)
         self.starts = np.cumsum([0, *(len(ids) for ids in seq_ids)])
         self._parts, self._transform = parts, transform
-        self.engines = [open_engine(index, partial(self._scan, place)) for place, index in enumerate(indexes)]
+        self.engines = [
+            open_engine(index, partial(self._scan, place), bounds)
+            for place, (index, bounds) in enumerate(zip(indexes, leading, strict=True))
+        ]
 
     @property
     def parts(self) -> list[Part]:
@@ -273,7 +275,11 @@ def open_segments(store: Store, info: IndexInfo, transform: Transform) -> Segmen
     try:
         path = f"{TRAINED}/{info.trained['name']}/{VECTORS}"
         shared = faiss.read_index(str(held_file(store, info, path)), faiss.IO_FLAG_MMAP_IFC)
-        indexes, seq_ids = [], []
+        axes = None
+        if AXES in info.trained["checksums"]:
+            path = f"{TRAINED}/{info.trained['name']}/{AXES}"
+            axes = np.load(held_file(store, info, path))
+        indexes, seq_ids, leading = [], [], []
         for segment in info.segments:
             path = f"{SEGMENTS}/{segment.name}"
             refined = held_file(store, info, f"{path}/{REFINEMENT}") if REFINEMENT in segment.checksums else None
@@ -286,9 +292,15 @@ def open_segments(store: Store, info: IndexInfo, transform: Transform) -> Segmen
                 )
             indexes.append(index)
             seq_ids.append(ids)
+            bounds = None
+            if axes is not None and LEADING in segment.checksums:
+                file = held_file(store, info, f"{SEGMENTS}/{segment.name}/{LEADING}")
+                bounds = Leading(axes, np.load(file, mmap_mode="r" if segment.rows else None))
+            leading.append(bounds)
     except (RuntimeError, OSError, ValueError) as error:
         raise StoreError(f"{index_folder(store) / path}: damaged index ({str(error)[-200:]}); {mend}") from error
-    return Segments(indexes, shared, seq_ids, [parts_of(store, info, segment) for segment in info.segments], transform)
+    parts = [parts_of(store, info, segment) for segment in info.segments]
+    return Segments(indexes, shared, seq_ids, parts, transform, leading)
 
 
 def parts_of(store: Store, info: IndexInfo, segment: Segment) -> list[Part]:

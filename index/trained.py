@@ -18,17 +18,19 @@ import numpy as np
 from index import inverted, wholes
 from index.errors import StoreError
 from index.faiss_runtime import load_faiss, reason
-from index.info import FLAT, TRAINED, TRANSFORM, VECTORS, index_folder
+from index.info import AXES, FLAT, TRAINED, TRANSFORM, VECTORS, index_folder
 from index.kmeans import Nearest
+from index.leading import leading_axes
 from index.store import Embedding, Store
 from index.transform_files import load, save
 from index.transforms import Kind, Transform, fit, sample_size
 from index.truth import QUERIES, SAMPLE, Queries, save_queries
 from index.vectors import BATCH_BYTES, Part, batches, unit_rows
 
-FORMAT = 2
+FORMAT = 3
 SEED = 20_261_122
 LEAST = 256  # where lists are none: that many centroids have the usual codes
+AXES_LEARN_FROM = 20_000
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,9 @@ def _learn(
     axes = wanted.out_dimension if isinstance(wanted, Transform) else wanted.axes or embedding.dimension
     lists = num_lists(untrained(type_, axes))
     to_fit = order[: sample_size(embedding.dimension)] if isinstance(wanted, Kind) else order[:0]
-    to_train = order[:0] if type_ == FLAT else order[: training_rows(lists)]
+    # Whitened vectors have no leading axes.
+    bounded = type_ == FLAT and (wanted.name == "none" if isinstance(wanted, Kind) else wanted.mean is None)
+    to_train = order[: training_rows(lists) if type_ != FLAT else AXES_LEARN_FROM if bounded else 0]
     # From the other end: none that anything was learned from, where there are enough.
     to_ask = order[:0] if type_ == FLAT else np.sort(order[-SAMPLE:])
     rows = np.unique(np.concatenate([to_fit, to_train, to_ask]))
@@ -113,6 +117,10 @@ def _learn(
         places = np.searchsorted(rows, to_ask)
         queries = wanted.apply(vectors[places], seq_ids[places], "seq_id")
         save_queries(Queries(seq_ids[places], queries), folder / QUERIES)
+    if bounded:
+        axes = leading_axes(_moved(vectors, np.searchsorted(rows, to_train), seq_ids, wanted))
+        if axes is not None:
+            np.save(folder / AXES, axes)
     try:
         if not index.is_trained:
             needed = lists or LEAST

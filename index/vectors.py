@@ -25,6 +25,8 @@ from index.store import Embedding, Store
 from index.vector_pages import UnknownLayoutError, take_rows
 
 BATCH_BYTES = 32 << 20
+# Between these, a number keeps all its digits as a halffloat.
+SMALLEST_HALF, LARGEST_HALF = 2.0**-14, 65_504.0
 FEW = 16  # a row by itself costs as much as that many when whole row groups are unpacked
 
 
@@ -106,8 +108,14 @@ def as_stored(vectors: np.ndarray, dtype: str) -> np.ndarray:
     """
     if dtype != "float16":
         return vectors
-    parts, exponents = np.frexp(vectors)
-    return np.ldexp(np.round(parts * 2**11) / 2**11, exponents).astype(np.float32)
+    with np.errstate(over="ignore"):
+        rounded = vectors.astype(np.float16).astype(np.float32)
+    sizes = np.abs(vectors)
+    beyond = ((sizes < SMALLEST_HALF) & (sizes > 0)) | (sizes > LARGEST_HALF)
+    if beyond.any():
+        parts, exponents = np.frexp(vectors[beyond])
+        rounded[beyond] = np.ldexp(np.round(parts * 2**11) / 2**11, exponents).astype(np.float32)
+    return rounded
 
 
 def take(parts: Sequence[Part], rows: np.ndarray, dimension: int) -> np.ndarray:

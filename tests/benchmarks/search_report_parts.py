@@ -55,7 +55,8 @@ def _contest(result: dict[str, Any]) -> list[Goal]:
     for name, least in PEER_GOALS.items():
         if name in entrants:
             fair = "" if name in summary["reached"] else f" (at its recall of {entrants[name]['recall']:.4f})"
-            made.append(_times(f"batch, against {name}{fair}", summary["ratios"][name]["batch"], least, reached))
+            found = summary["tuned_ratios"][name]["batch"]
+            made.append(_times(f"batch, both tuned, against {name}{fair}", found, least, reached))
     same = entrants[exact]["exact_recall"]
     return [
         *made,

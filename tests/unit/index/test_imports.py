@@ -72,6 +72,7 @@ def test_kernels_are_named_while_faiss_is_loaded_only(monkeypatch):
     asked = "print(os.environ.get('OPENBLAS_CORETYPE'))"
     code = f"import os; from index.faiss_runtime import load_faiss; load_faiss(); {asked}"
     monkeypatch.setenv("OPENBLAS_VERBOSE", "2")
+    monkeypatch.delenv(faiss_runtime.KERNELS, raising=False)
     for given, left in ((None, "None"), ("Haswell", "Haswell")):
         if given:
             monkeypatch.setenv(faiss_runtime.KERNELS, given)

@@ -9,6 +9,7 @@ from index.build import build_index
 from index.errors import StoreError
 from index.faiss_runtime import load_faiss
 from index.info import REFINEMENT, ROWS, VECTORS
+from index.leading import MOST_SHARE
 from index.planning import WORKING_BYTES, plan_index
 from index.transform_files import of_index
 from index.transforms import parse_kind
@@ -67,7 +68,9 @@ def test_axes_that_are_kept(builder, asked, indexed):
             info = build_index(store, kind=kind, transform=asked, recall=0.3)
         assert planned.dimension == info.dimension == indexed
         held = sum(known["bytes"] for path, known in info.files.items() if path.endswith((VECTORS, REFINEMENT, ROWS)))
-        assert planned.disk_bytes == pytest.approx(held, rel=0.03)
+        # Beside vectors that are compared as they are there may be bounds; these here have no leading axes.
+        bounds = 4 * (64 * MOST_SHARE + 1) * len(vectors) if (kind, asked) == ("flat", "none") else 0
+        assert planned.disk_bytes - bounds == pytest.approx(held, rel=0.03)
         assert planned.core_seconds is not None
         assert planned.core_seconds > 0
         made = plan_index(len(vectors), 64, kind, transform=of_index(store, info))
