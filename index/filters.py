@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import duckdb
@@ -27,27 +27,34 @@ PLAIN = re.compile(r"[A-Za-z_]\w*", re.ASCII)  # a name that SQL takes as it sta
 AS_IN_A_HIT = {"seq_id": "sequences", "length": "sequences", "id": "records", "description": "records"}
 
 
-def matching_sequences(store: Store, where: str) -> np.ndarray:
+def matching_sequences(
+    store: Store, where: str, *, memory_limit: str | None = None, threads: int | None = None
+) -> np.ndarray:
     """The sequences for which `where` holds: sorted seq_ids, int64 (n,).
 
     Columns are those of `sequences`, `records` and every annotation table; a name that several tables have is written
-    table.column, except `id`, `seq_id`, `length` and `description`, which alone mean what they mean in a hit.
+    table.column, except `id`, `seq_id`, `length` and `description`, which alone mean what they mean in a hit. A column
+    by which a table was joined to another one is that other one's.
     Columns of predictions are written set.column or, as in a hit, set_column. Without their set they are found only
     where no table has the name, so that a name alone keeps its meaning when predictions come.
     A sequence matches if any of its rows matches (any combination of rows, where the condition names several tables);
     in a sequence without rows in a table that table's columns are NULL.
 
+    Args:
+        memory_limit, threads: of DuckDB; see `index.sql.connect`.
+
     Raises:
         StoreError: not one SQL condition, an unknown or ambiguous column, or a value that does not fit its column.
     """
     tables = _tables(store)
+    keys = {(table.name, table.key_column) for table in list_tables(store) if table.meta.get("on")}
     used: set[str] = set()
     predicted = {name: schema_of(made).names for name, made in store.predictions.items()}
-    with connect(store, statement=where) as connection:
+    with connect(store, statement=where, memory_limit=memory_limit, threads=threads) as connection:
         try:
             try:
                 tree = _parse(connection, where)
-                _resolve(tree["statements"][0]["node"]["select_list"][0], tables, predicted, used)
+                _resolve(tree["statements"][0]["node"]["select_list"][0], tables, predicted, keys, used)
             except QuestionError as error:
                 raise QuestionError(f"{error}{_to_quote((*tables, *predicted), where)}") from error
             condition = _render(connection, tree)
@@ -109,10 +116,16 @@ def _render(connection: duckdb.DuckDBPyConnection, tree: dict[str, Any]) -> str:
     return f"({str(row[0]).removeprefix('SELECT ') if row else ''}\n)"
 
 
-def _resolve(node: Any, tables: Mapping[str, list[str]], predicted: Mapping[str, list[str]], used: set[str]) -> None:
+def _resolve(
+    node: Any,
+    tables: Mapping[str, list[str]],
+    predicted: Mapping[str, list[str]],
+    keys: Set[tuple[str, str | None]],
+    used: set[str],
+) -> None:
     """Write the table before every column of `node`, in place, and note the tables in `used`."""
     for reference in _references(node, frozenset()):
-        table, rest = _owner(reference["column_names"], tables, predicted)
+        table, rest = _owner(reference["column_names"], tables, predicted, keys)
         used.add(table)
         reference["column_names"] = [table, *rest]
 
@@ -140,7 +153,10 @@ def _references(node: Any, bound: frozenset[str]) -> Iterator[dict[str, Any]]:
 
 
 def _owner(
-    names: list[str], tables: Mapping[str, list[str]], predicted: Mapping[str, list[str]]
+    names: list[str],
+    tables: Mapping[str, list[str]],
+    predicted: Mapping[str, list[str]],
+    keys: Set[tuple[str, str | None]],
 ) -> tuple[str, list[str]]:
     """The table of a reference, and the rest of it: the column, then fields of a struct."""
     everything = {**tables, **predicted}
@@ -162,6 +178,8 @@ def _owner(
     if not found:
         known = "; ".join(f"{table}: {', '.join(columns)}" for table, columns in everything.items())
         raise QuestionError(f"no column {names[0]!r}; there are: {known}. Text values stand in single quotes")
+    if len(found) > 1:
+        found = [owner for owner in found if owner not in keys] or found
     if len(found) > 1:
         candidates = " or ".join(f"{table}.{column}" for table, column in found)
         raise QuestionError(f"column {names[0]!r} is ambiguous: write {candidates}")

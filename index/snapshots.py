@@ -20,7 +20,7 @@ from index.versions import CURRENT
 
 # What took longer has filled DuckDB's memory, and to open the store again is little beside it.
 QUICK = 1.0
-Stamp = tuple[tuple[int, int, int] | None, ...] | None
+Stamp = tuple[tuple[int, int, int] | str | None, ...]
 
 
 class Snapshots:
@@ -33,7 +33,7 @@ class Snapshots:
         """
         self._store, self._open, self._reread = store, open_snapshot, reread
         self._lock = threading.Lock()
-        self._stamp: Stamp = None
+        self._stamp: Stamp = ()
         self._snapshot: Snapshot | None = None
         self._readers: dict[Snapshot, int] = {}
 
@@ -55,7 +55,7 @@ class Snapshots:
         """
         stamp = state(self._store)
         with self._lock:
-            if self._snapshot is None or stamp is None or stamp != self._stamp:
+            if self._snapshot is None or stamp != self._stamp:
                 if self._reread:
                     self._store = Store.open(self._store.root)
                 fresh = self._open(self._store)
@@ -85,13 +85,13 @@ class Snapshots:
 
 
 def state(store: Store) -> Stamp:
-    """What changes when a file of the store comes, goes or is replaced; None where to look costs more than to open."""
+    """What changes when a file of the store comes, goes or is replaced; in an object store, when it is published."""
     root = store.root
+    files = (MANIFEST, f"{INDEX}/{CURRENT}", f"{ANNOTATIONS}/{CURRENT}", f"{NEIGHBORS}/graph.json")
     if isinstance(root, RemotePath):
-        return None
+        return tuple(_text(root / name) for name in files)
     sets = [f"{made.main}/{made.name}" for made in (*store.embeddings.values(), *store.predictions.values())]
-    files = (MANIFEST, f"{INDEX}/{CURRENT}", f"{ANNOTATIONS}/{CURRENT}", f"{NEIGHBORS}/graph.json", NEIGHBORS)
-    return tuple(_stamp(os.path.join(root, name)) for name in (*files, "records", "rejects", *sets))
+    return tuple(_stamp(os.path.join(root, name)) for name in (*files, NEIGHBORS, "records", "rejects", *sets))
 
 
 def _stamp(path: str) -> tuple[int, int, int] | None:
@@ -100,3 +100,10 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _text(file: RemotePath) -> str | None:
+    try:
+        return file.read_text()
+    except FileNotFoundError:
+        return None

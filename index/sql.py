@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
@@ -85,18 +86,20 @@ class Snapshot:
         *,
         memory_limit: str | None = None,
         threads: int | None = None,
+        spill: Path | None = None,
         settings: Mapping[str, str] | None = None,
     ):
         """Open the store; see `connect`.
 
         Args:
             asker: who answers search(), neighbors() and embed().
+            spill: the folder for what does not fit the memory.
             settings: further ones of DuckDB, as SQL.
         """
         self.store = store
         self._closed = set(views.closable(store))
         self._opening = threading.Lock()
-        self._connection = duck.new_connection(memory_limit, threads, reads=store.root)
+        self._connection = duck.new_connection(memory_limit, threads, spill, reads=store.root)
         self._functions: Functions | None = None
         try:
             if asker is not None:
@@ -125,6 +128,11 @@ class Snapshot:
     def query(self, sql: str, params: Params = None) -> pa.Table:
         """As `index.sql.query`."""
         return self.answer(sql, params).table
+
+    def check(self, admit: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
+        """Let `admit` look at something by a connection of its own."""
+        with self._connection.cursor() as cursor:
+            admit(cursor)
 
     def answer(
         self,

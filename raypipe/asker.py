@@ -33,19 +33,17 @@ class AtlasAsker:
 
     def search(self, sequences: list[str], k: int, where: str | None) -> tuple[np.ndarray, np.ndarray]:
         """The nearest sequences: seq_ids (Q, k) int64, -1 where there are fewer, and scores (Q, k) float32."""
-        names = [str(number) for number in range(len(sequences))]
+        names = [f"query_{number}" for number in range(1, len(sequences) + 1)]
         if not self._local or len(sequences) <= PIECE:  # the server embeds them
             hits = self._atlas.search(sequences, names=names, k=k, where=where, columns=COLUMNS)
         else:
             hits = self._atlas.search(vectors=self.embed(sequences), names=names, k=k, where=where, columns=COLUMNS)
-        return self._arrays(hits.to_arrow(), len(sequences), k)
+        return self._arrays(hits.to_arrow(), {name: row for row, name in enumerate(names)}, k)
 
     def neighbors(self, ids: list[str], k: int, where: str | None) -> tuple[np.ndarray, np.ndarray]:
         """As `search`, for the sequences of records, which are left out themselves."""
-        names = {id_: str(number) for number, id_ in enumerate(ids)}
-        hits = self._atlas.neighbors(ids, k=k, where=where, columns=COLUMNS).to_arrow()
-        numbers = pa.array([names[id_] for id_ in hits["query"].to_pylist()], pa.string())
-        return self._arrays(hits.set_column(0, "query", numbers), len(ids), k)
+        hits = self._atlas.neighbors(ids, k=k, where=where, columns=COLUMNS)
+        return self._arrays(hits.to_arrow(), {id_: row for row, id_ in enumerate(ids)}, k)
 
     def embed(self, sequences: list[str]) -> np.ndarray:
         """(N, D) float32 vectors."""
@@ -63,10 +61,11 @@ class AtlasAsker:
         places = order[np.searchsorted(known, seq_ids, sorter=order)]
         return found.take(pa.array(places)).select(["seq_id", "id", "length", "n_records"])
 
-    def _arrays(self, hits: pa.Table, queries: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-        shape = (queries, k)
+    def _arrays(self, hits: pa.Table, rows: dict[str, int], k: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `search` gives it, of hits of the queries that are named in `rows`."""
+        shape = (len(rows), k)
         seq_ids, scores = np.full(shape, NO_HIT, np.int64), np.full(shape, np.nan, np.float32)
-        place = hits["query"].cast(pa.int64()).to_numpy(), hits["rank"].to_numpy() - 1
+        place = [rows[name] for name in hits["query"].to_pylist()], hits["rank"].to_numpy() - 1
         seq_ids[place], scores[place] = hits["seq_id"].to_numpy(), hits["score"].to_numpy()
         if len(hits):
             self._found.__dict__.setdefault("tables", []).append(hits)
