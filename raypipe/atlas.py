@@ -258,12 +258,16 @@ class Atlas:
         key = (where.strip(), str(live_database(self.store)))
         made = self._filters.get(key)
         if made is None or made.version != searcher.info.version:
-            made = searcher.allow(filters.matching_sequences(self.store, where))
+            made = searcher.allow(self._matching(where))
             with self._opening:
                 if len(self._filters) >= FILTERS_KEPT:
                     self._filters.pop(next(iter(self._filters)))
                 self._filters[key] = made
         return made
+
+    def _matching(self, where: str) -> np.ndarray:
+        """The sequences that meet a condition: sorted seq_ids, int64 (n,)."""
+        return filters.matching_sequences(self.store, where)
 
     def vectors_of(self, table: pa.Table) -> np.ndarray:
         """The stored vectors of hits, (N, D) float32, by their column seq_id or id."""

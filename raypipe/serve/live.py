@@ -32,14 +32,19 @@ from raypipe.serve.settings import ServeSettings
 # Versions that cannot be opened are tried again less and less often: opening may take a while, and a disk.
 SLOWEST_TRY = 60.0
 Embed = Callable[["ServedAtlas", list[str]], np.ndarray]
+Match = Callable[[str], np.ndarray]
 State = tuple[object, ...]
 
 
 class ServedAtlas(Atlas):
     """An atlas whose queries are embedded by way of the server's encoder, with those of others."""
 
-    def __init__(self, settings: ServeSettings, embed: Embed):
-        """Open it; see `Atlas`."""
+    def __init__(self, settings: ServeSettings, embed: Embed, match: Match | None = None):
+        """Open it; see `Atlas`.
+
+        Args:
+            match: the sequences that meet a condition, which strangers wrote; see `index.fenced`.
+        """
         super().__init__(
             settings.atlas,
             model=settings.model,
@@ -49,6 +54,7 @@ class ServedAtlas(Atlas):
             address=settings.address if settings.shards else None,
         )
         self._by_way = embed
+        self._match = match
 
     def embed(self, sequences: Queries) -> np.ndarray:
         """(N, D) float32, waiting for the encoder's thread; so not to be called from it."""
@@ -57,6 +63,9 @@ class ServedAtlas(Atlas):
     def embed_here(self, sequences: list[str]) -> np.ndarray:
         """(N, D) float32, in this thread."""
         return super().embed(sequences)
+
+    def _matching(self, where: str) -> np.ndarray:
+        return super()._matching(where) if self._match is None else self._match(where)
 
     def allowed(self, where: str) -> Any:
         """What the searcher makes of a condition; kept for the next time."""
@@ -136,8 +145,8 @@ class Snapshot:
 class Live:
     """The snapshot that is asked now, and what looks for a newer one."""
 
-    def __init__(self, settings: ServeSettings, metrics: Metrics, embed: Embed):
-        self._settings, self._metrics, self._embed = settings, metrics, embed
+    def __init__(self, settings: ServeSettings, metrics: Metrics, embed: Embed, match: Match | None = None):
+        self._settings, self._metrics, self._embed, self._match = settings, metrics, embed, match
         self._root: Place = place(settings.atlas)
         self._state: State = ()
         self._failed: State | None = None
@@ -224,7 +233,7 @@ class Live:
         return tuple(_stamp(self._root / name) for name in (MANIFEST, f"{INDEX}/{CURRENT}", f"{ANNOTATIONS}/{CURRENT}"))
 
     def _opened(self, before: Snapshot | None) -> Snapshot:
-        atlas = ServedAtlas(self._settings, self._embed)
+        atlas = ServedAtlas(self._settings, self._embed, self._match)
         unusable: StoreError | None = None
         try:
             _ = atlas.searcher
