@@ -11,6 +11,9 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,plot,train,serve,anndata,dev]'
+	@# The page of maps, without what it needs for other things than showing it: torch of its own kind, litellm and more.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt umap-learn
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps embedding-atlas
 	touch $(READY)
 
 demo: $(READY)

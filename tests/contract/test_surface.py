@@ -76,6 +76,7 @@ VERBS = [
     "index",
     "info",
     "ingest",
+    "map",
     "mlm",
     "model convert",
     "model info",
