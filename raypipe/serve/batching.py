@@ -99,6 +99,11 @@ class Batcher:
         """Begin to work."""
         self._thread.start()
 
+    @property
+    def alive(self) -> bool:
+        """Whether its thread is."""
+        return self._thread.is_alive()
+
     def submit(self, key: Hashable, call: Call, items: Sequence[Any], costs: Sequence[int]) -> Future[list[Any]]:
         """Ask for `call(items)`, alone or with others of the same key.
 

@@ -8,6 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from index.errors import StoreError
+from index.fence_limits import without_paths
+from model.errors import ModelError
 from raypipe.errors import RaypipeError, UsageError
 from raypipe.serve import batching
 
@@ -64,22 +67,19 @@ class Refusal(Exception):
         return []
 
 
-def refusal(error: BaseException, atlas: str = "") -> Refusal:
+def refusal(error: BaseException, atlas: str) -> Refusal:
     """The answer to `error`; code "internal" where nobody thought of it.
 
     Args:
-        atlas: its folder, which is nobody's business outside, and becomes the last part of itself.
+        atlas: its folder, which is nobody's business outside: messages call it ATLAS.
     """
     found = _refusal(error)
-    if atlas and (folder := atlas.rstrip("/")) in found.message:
-        found.message = found.message.replace(folder, folder.rpartition("/")[2])
+    if not isinstance(error, Refusal):
+        found.message = without_paths(found.message, atlas.rstrip("/") or ".")
     return found
 
 
 def _refusal(error: BaseException) -> Refusal:
-    from index.errors import StoreError
-    from model.errors import ModelError
-
     if isinstance(error, Refusal):
         return error
     if isinstance(error, ValidationError):

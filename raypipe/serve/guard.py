@@ -34,6 +34,7 @@ class Guard:
     Attributes:
         in_flight: requests being answered, those of /v1 only.
         draining: set it, and readiness is over and no further request is taken.
+        names_requests: whether answers carry their id; something in front of this may do that by itself.
     """
 
     _app: ASGIApp
@@ -46,6 +47,7 @@ class Guard:
         self._number = itertools.count(secrets.randbits(64))
         self.in_flight = 0
         self.draining = False
+        self.names_requests = True
 
     def around(self, app: ASGIApp) -> Guard:
         """Guard `app`."""
@@ -69,7 +71,7 @@ class Guard:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
-                extra = [(b"x-request-id", request_id.encode())]
+                extra = [(b"x-request-id", request_id.encode())] if self.names_requests else []
                 if closing:
                     extra.append((b"connection", b"close"))
                 message = {**message, "headers": [*message.get("headers", ()), *extra]}
@@ -94,7 +96,7 @@ class Guard:
                 refused = refusal(caught, self._settings.atlas)
                 noted["code"] = refused.code
                 await respond(answer, refused, request_id)
-            if isinstance(caught, Refusal) or refusal(caught).code != "internal":
+            if refusal(caught, self._settings.atlas).code != "internal":
                 error = None
         finally:
             self.in_flight -= counted

@@ -211,12 +211,12 @@ def routes(settings: ServeSettings, service: Service) -> APIRouter:
         body = await read(request, SqlRequest)
         _note(request, quoted=body.query)
         with reading() as snapshot:
-            table, truncated = await service.sql(snapshot, body.query, body.params)
+            found = await service.sql(snapshot, body.query, body.params)
         if wants_arrow(request):
-            return send_arrow(table, {"truncated": truncated})
-        columns = [{"name": field.name, "type": str(field.type)} for field in table.schema]
-        rows = [list(row) for row in zip(*columns_of(table), strict=True)]
-        return send_json({"columns": columns, "rows": rows, "truncated": truncated})
+            return send_arrow(found.table, {"truncated": found.truncated})
+        columns = [{"name": field.name, "type": str(field.type)} for field in found.table.schema]
+        rows = [list(row) for row in zip(*columns_of(found.table), strict=True)]
+        return send_json({"columns": columns, "rows": rows, "truncated": found.truncated})
 
     @router.get(
         "/info",

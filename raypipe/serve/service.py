@@ -13,11 +13,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
 from threadpoolctl import ThreadpoolController
 
 from index.errors import StoreError
 from index.faiss_runtime import load_faiss
+from index.fenced import FencedResult, FencedSql, Limits
+from raypipe.asker import AtlasAsker
 from raypipe.errors import UsageError
 from raypipe.queries import clean_queries, labels
 from raypipe.serve.batching import Batcher
@@ -34,6 +35,8 @@ SEARCH_BATCH = 64
 SEARCH_QUEUE = 16_384
 # Of what is looked up in files: records, descriptions, conditions.
 LOOKERS = 4
+# Statements that wait or run, for each that may run.
+SQL_QUEUE = 8
 
 
 class Service:
@@ -60,8 +63,11 @@ class Service:
         metrics.waiting("encoder", lambda: self._encoder.waiting)
         metrics.waiting("search", lambda: self._searches.waiting + self._slow.waiting)
         self._lookers = ThreadPoolExecutor(LOOKERS, "look-up")
-        self._sql = ThreadPoolExecutor(settings.sql_workers, "sql")
-        self.live = Live(settings, metrics, self._embed_from_thread)
+        self._sql = ThreadPoolExecutor(SQL_QUEUE * settings.sql_workers, "sql")
+        self._fenced, self._statements = FencedSql(settings.atlas, _sql_limits(settings)) if settings.sql else None, 0
+        # Other processes than those of statements, which wait for what they filter by.
+        self._conditions = FencedSql(settings.atlas, _sql_limits(settings))
+        self.live = Live(settings, metrics, self._embed_from_thread, self._conditions.matching_sequences)
 
     def open(self) -> None:
         """Open the atlas and start the threads; again it does nothing.
@@ -76,12 +82,20 @@ class Service:
             batcher.start()
         self._opened = True
 
+    @property
+    def alive(self) -> bool:
+        """Whether all threads are, that work for everybody."""
+        return all(batcher.alive for batcher in self._batchers)
+
     def close(self) -> None:
         """Finish what is being done, refuse the rest."""
         for batcher in self._batchers:
             batcher.close()
         for pool in (self._lookers, self._sql):
             pool.shutdown(cancel_futures=True)
+        if self._fenced is not None:
+            self._fenced.close()
+        self._conditions.close()
         self.live.close()
 
     async def search_sequences(
@@ -153,16 +167,23 @@ class Service:
         """Do something that reads files, in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._lookers, partial(call, *arguments))
 
-    async def run_sql(self, call: Callable[..., T], *arguments: Any) -> T:
-        """Run a query in one of the threads for these."""
-        return await asyncio.get_running_loop().run_in_executor(self._sql, partial(call, *arguments))
+    async def sql(self, snapshot: Snapshot, query: str, params: Any) -> FencedResult:
+        """The rows of a query.
 
-    async def sql(self, snapshot: Snapshot, query: str, params: Any) -> tuple[pa.Table, bool]:
-        """The rows of a query, and whether there were more."""
-        if not self._settings.sql:
+        Raises:
+            Refusal: this server answers none, or too many wait already.
+        """
+        if self._fenced is None:
             raise Refusal("usage", "this server answers no SQL", status=403)
-        table = (await self.run_sql(snapshot.atlas.sql, query, params)).to_arrow()
-        return table.slice(0, self._settings.max_rows), table.num_rows > self._settings.max_rows
+        # Each has a thread that waits for a process; those would be many, and all for the same.
+        if self._statements >= SQL_QUEUE * self._settings.sql_workers:
+            raise Refusal("busy", f"{self._statements} SQL statements are waiting", "ask again")
+        self._statements += 1
+        try:
+            ask = partial(self._fenced.query, query, params, AtlasAsker(snapshot.atlas))
+            return await asyncio.get_running_loop().run_in_executor(self._sql, ask)
+        finally:
+            self._statements -= 1
 
     def check_sequences(self, sequences: Sequence[str]) -> None:
         """
@@ -238,6 +259,15 @@ class Service:
         except TimeoutError:
             future.cancel()
             raise
+
+
+def _sql_limits(settings: ServeSettings) -> Limits:
+    return Limits(
+        seconds=settings.sql_seconds,
+        rows=settings.max_rows,
+        memory=settings.sql_memory,
+        processes=settings.sql_workers,
+    )
 
 
 def _alone() -> None:
