@@ -1,40 +1,31 @@
-"""Read an annotation file (TSV, CSV or Parquet, plain or .gz) into a staging table, every column as text or as stored.
+"""Read an annotation file (TSV, CSV, GFF3, BED, Rfam's seed or Parquet, plain or .gz) into a staging table, every
+column as text or as stored.
 
 TSV fields are taken as they stand: a quotation mark is a character, as RNAcentral writes them (5" end). CSV fields
-may be quoted. An empty field is NULL.
+may be quoted. An empty field is NULL. Rows that cannot be read are kept aside, unless they are most.
 """
 
 from __future__ import annotations
 
-import csv
 import gzip
 import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import duckdb
 
 from index import duck
+from index.annotation_gff import spread_attributes
+from index.annotation_rejects import HOW_TO_RECODE, keep_aside
+from index.annotation_seed import is_seed, read_seed
+from index.annotation_shapes import LOOKED_AT, find_shape
 from index.errors import StoreError
 
 LONGEST_LINE = 4 << 20
-
-# RNAcentral's files come without a header line; the columns are those of its and Rfam's documentation.
-ID_MAPPING = ["urs", "database", "external_id", "taxid", "rna_type", "gene"]
-RFAM_ANNOTATIONS = [
-    "urs",
-    "rfam_acc",
-    "score",
-    "e_value",
-    "sequence_start",
-    "sequence_stop",
-    "model_start",
-    "model_stop",
-    "rfam_name",
-]
-_URS = re.compile(r"URS[0-9A-F]{10}(_\d+)?")
 
 
 @dataclass(frozen=True)
@@ -43,22 +34,27 @@ class Staged:
 
     Attributes:
         typed: the columns carry their own types (Parquet), so none are to be inferred.
-        first_line: 1 for data from the first line on, 2 after a header; 0 for Parquet.
+        header: whether line 1 names the columns.
+        kind: "table", "gff" or "bed".
+        rejected: rows that could not be read; the table `rejected` has them.
     """
 
     path: Path
     table: str
     columns: list[str]
     typed: bool
-    first_line: int
+    header: bool
+    kind: str = "table"
+    rejected: int = 0
 
 
 def stage(connection: duckdb.DuckDBPyConnection, path: Path, table: str) -> Staged:
-    """Read `path` into the new table `table`.
+    """Read `path` into the new table `table`, and into the new table `rejected` what could not be read.
 
     Raises:
-        StoreError: no such file, empty, damaged, not UTF-8, ragged lines, or no usable header; with file and line.
+        StoreError: no such file, empty, damaged, mostly not UTF-8 or ragged, or no usable header; with file and line.
     """
+    connection.execute("CREATE OR REPLACE TABLE rejected (line BIGINT, reason VARCHAR, text VARCHAR)")
     try:
         with path.open("rb") as stream:
             magic = stream.read(4)
@@ -82,38 +78,44 @@ def _stage_parquet(connection: duckdb.DuckDBPyConnection, path: Path, table: str
         connection.execute(f"CREATE TABLE {table} AS SELECT {chosen} FROM {source}")
     except duckdb.Error as error:
         raise StoreError(f"{path}: cannot be read as Parquet: {duck.first_lines(error)}") from error
-    return Staged(path, table, columns, typed=True, first_line=0)
+    return Staged(path, table, columns, typed=True, header=False)
 
 
 def _stage_text(connection: duckdb.DuckDBPyConnection, path: Path, table: str, *, gzipped: bool) -> Staged:
-    line = _first_line(path, gzipped)
-    delimiter = _delimiter(path, line)
-    fields = line.split("\t") if delimiter == "\t" else next(csv.reader([line], delimiter=delimiter))
-    known = _known_shape(fields) if delimiter == "\t" else None
-    columns = known or [name.strip().removeprefix("#").strip() for name in fields]
-    columns = [name or f"column_{place}" for place, name in enumerate(columns, 1)]
-    _check_names(path, columns, line=1)
-    types = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(len(columns)))
-    options: dict[str, Any] = {
+    first = _first_line(path, gzipped)
+    if is_seed(first):
+        with _binary(path, gzipped) as stream:
+            columns = read_seed(connection, path, stream, table)
+        return Staged(path, table, columns, typed=False, header=False)
+    shape = find_shape(path, first, lambda: _lines(path, gzipped))
+    _check_names(path, shape.columns, line=1)
+    types = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(len(shape.columns)))
+    tsv = shape.delimiter == "\t"
+    options = {
         "auto_detect": "false",
         "columns": "{" + types + "}",
-        "header": "false" if known else "true",
-        "delim": duck.literal(delimiter),
-        "quote": "''" if delimiter == "\t" else "'\"'",
-        "escape": "''" if delimiter == "\t" else "'\"'",
-        "nullstr": "''",
+        "header": "true" if shape.header else "false",
+        "delim": duck.literal(shape.delimiter),
+        "quote": "''" if tsv else "'\"'",
+        "escape": "''" if tsv else "'\"'",
+        "nullstr": f"[{', '.join(map(duck.literal, ('', *shape.nulls)))}]",
         "compression": "'gzip'" if gzipped else "'none'",
         "max_line_size": LONGEST_LINE,
         "buffer_size": 2 * LONGEST_LINE,
         "strict_mode": "true",
+        "store_rejects": "true",
+        "rejects_limit": 0,
     }
     arguments = ", ".join(f"{name} = {value}" for name, value in options.items())
     source = f"read_csv({duck.literal(duck.escape_glob(path))}, {arguments})"
+    rows = f"{source} WHERE c0 IS NULL OR NOT starts_with(c0, '#')" if shape.comments else source
     try:
-        connection.execute(f"CREATE TABLE {table} AS SELECT * FROM {source}")
+        connection.execute(f"CREATE TABLE {table} AS SELECT * FROM {rows}")
     except duckdb.Error as error:
-        raise _bad_line(path, error, len(columns), delimiter) from error
-    return Staged(path, table, columns, typed=False, first_line=1 if known else 2)
+        raise _unreadable(path, error) from error
+    rejected = keep_aside(connection, path, table, shape)
+    columns = spread_attributes(connection, table) if shape.kind == "gff" else shape.columns
+    return Staged(path, table, columns, typed=False, header=shape.header, kind=shape.kind, rejected=rejected)
 
 
 def _first_line(path: Path, gzipped: bool) -> str:
@@ -129,38 +131,17 @@ def _first_line(path: Path, gzipped: bool) -> str:
     try:
         return raw.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise StoreError(f"{path}: line 1 is not UTF-8; {_HOW_TO_RECODE.format(path=path)}") from error
+        raise StoreError(f"{path}: line 1 is not UTF-8; {HOW_TO_RECODE.format(path=path)}") from error
 
 
-_HOW_TO_RECODE = "if it is Latin-1, convert it: iconv -f latin1 -t utf8 {path}"
+def _lines(path: Path, gzipped: bool) -> Iterator[str]:
+    with _binary(path, gzipped) as stream:
+        for raw in islice(stream, LOOKED_AT):
+            yield raw.decode("utf-8", errors="replace").rstrip("\r\n")
 
 
 def _binary(path: Path, gzipped: bool) -> BinaryIO:
     return gzip.open(path, "rb") if gzipped else path.open("rb")  # type: ignore[return-value]
-
-
-def _delimiter(path: Path, line: str) -> str:
-    """The first that occurs in the first line: tab before comma before semicolon, but comma first in a .csv file."""
-    names = path.name.lower().removesuffix(".gz")
-    order = ",;\t" if names.endswith(".csv") else "\t,;"
-    for delimiter in order:
-        if delimiter in line:
-            return delimiter
-    raise StoreError(
-        f"{path}: line 1 has one column only ({line[:60]!r}); an annotation file has an id column and others, "
-        "separated by tabs or commas"
-    )
-
-
-def _known_shape(fields: list[str]) -> list[str] | None:
-    """Column names of RNAcentral's header-less files, told by the form of their first line."""
-    if not _URS.fullmatch(fields[0]):
-        return None
-    if len(fields) == len(ID_MAPPING) and fields[3].isdigit():
-        return ID_MAPPING
-    if len(fields) == len(RFAM_ANNOTATIONS) and re.fullmatch(r"RF\d{5}", fields[1]):
-        return RFAM_ANNOTATIONS
-    return None
 
 
 def _check_names(path: Path, columns: list[str], line: int) -> None:
@@ -173,16 +154,10 @@ def _check_names(path: Path, columns: list[str], line: int) -> None:
             raise StoreError(f"{path}: {where}two columns are called {name!r} (case is ignored); rename one")
 
 
-def _bad_line(path: Path, error: duckdb.Error, num_columns: int, delimiter: str) -> StoreError:
-    text = str(error)
-    found = re.search(r"[Ll]ine:?\s+(\d+)", text)
-    where = f"{path}: line {found[1]}" if found else f"{path}"
-    ragged = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", text)
-    if ragged:
-        separator = {"\t": "tabs", ",": "commas", ";": "semicolons"}[delimiter]
-        return StoreError(f"{where} has {ragged[2]} columns instead of {num_columns}; check its {separator}")
-    if re.search(r"unicode|utf-?8", text, re.IGNORECASE):
-        return StoreError(f"{where} is not UTF-8; {_HOW_TO_RECODE.format(path=path)}")
-    if isinstance(error, duckdb.OutOfMemoryException) or "No space left" in text:
+def _unreadable(path: Path, error: duckdb.Error) -> StoreError:
+    """What was no matter of single rows."""
+    if isinstance(error, duckdb.OutOfMemoryException) or "No space left" in str(error):
         return StoreError(f"{path}: no room to read it: {duck.first_lines(error)}")
+    found = re.search(r"[Ll]ine:?\s+(\d+)", str(error))
+    where = f"{path}: line {found[1]}" if found else f"{path}"
     return StoreError(f"{where} cannot be read: {duck.first_lines(error, 3)}")

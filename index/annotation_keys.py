@@ -1,11 +1,14 @@
 """Which column of an annotation file names records, and which sequences its values stand for.
 
+Instead of records a file may name what another annotation table says, such as families.
+
 RNAcentral names a sequence URS + 10 hex digits, and the same sequence in a species URS..._<taxid>. Where a key has no
 record of exactly its name and one of the two sides carries the taxid, the other not, they are matched on the URS.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -32,27 +35,44 @@ class Matched:
 
 
 def load_records(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
-    """Make table `records` (id, seq_id, place) in the working database."""
+    """Make table `targets` (name, seq_id, id, place) of the records in the working database: their names are ids."""
     if store.parts("records"):
-        connection.execute(f"CREATE TABLE records AS SELECT id, seq_id, place FROM ({placed_records(store)})")
+        records = f"SELECT id AS name, seq_id, id, place FROM ({placed_records(store)})"
+        connection.execute(f"CREATE OR REPLACE TABLE targets AS {records}")
     else:
-        connection.execute("CREATE TABLE records (id VARCHAR, seq_id BIGINT, place BIGINT)")
+        connection.execute("CREATE OR REPLACE TABLE targets (name VARCHAR, seq_id BIGINT, id VARCHAR, place BIGINT)")
 
 
-def match_keys(connection: duckdb.DuckDBPyConnection, staged: Staged, key: str | None) -> Matched:
-    """Find the key column and fill table `key_map`.
+def load_column(connection: duckdb.DuckDBPyConnection, table: str, column: str) -> None:
+    """Make table `targets` of the values of a column of an annotation table, as SQL names them."""
+    connection.execute(
+        f"CREATE OR REPLACE TABLE targets AS SELECT CAST({column} AS VARCHAR) AS name, seq_id, "
+        f"arg_min(id, rowid) AS id, min(rowid) AS place FROM {table} WHERE {column} IS NOT NULL GROUP BY ALL"
+    )
+
+
+def match_keys(
+    connection: duckdb.DuckDBPyConnection, staged: Staged, key: str | None, on: tuple[str, str] | None = None
+) -> Matched:
+    """Find the key column and fill table `key_map` from `targets`.
 
     Args:
         key: name of the key column; found by name, else by its values, if None.
+        on: table and column whose values are the targets; else they are records.
 
     Raises:
         StoreError: no such column, or nothing in the file matches the store.
     """
-    _refuse_missing_header(connection, staged)
-    place = _find(connection, staged) if key is None else _named(staged, key)
-    rule = _fill(connection, staged, place)
+    if on is None:
+        _refuse_missing_header(connection, staged)
+    names = KEY_NAMES if on is None else (on[1].lower(),)
+    if key is None:
+        place, rule = _find(connection, staged, names, on)
+    else:
+        place = _named(staged, key)
+        rule = _fill(connection, staged, place, on)
     if rule is None:
-        raise _no_match(connection, staged, place)
+        raise _no_match(connection, staged, place, on)
     return Matched(place, rule)
 
 
@@ -68,43 +88,49 @@ def _named(staged: Staged, key: str) -> int:
     return folded.index(key.lower())
 
 
-def _find(connection: duckdb.DuckDBPyConnection, staged: Staged) -> int:
+def _find(
+    connection: duckdb.DuckDBPyConnection, staged: Staged, names: Sequence[str], on: tuple[str, str] | None
+) -> tuple[int, str | None]:
+    """The place of the key column, and what `_fill` said of it."""
     folded = [name.lower() for name in staged.columns]
-    for name in KEY_NAMES:
-        if name in folded and _fill(connection, staged, folded.index(name)) is not None:
-            return folded.index(name)
+    for name in names:
+        if name in folded and (rule := _fill(connection, staged, folded.index(name), on)) is not None:
+            return folded.index(name), rule
     counts = []
     for place in range(len(folded)):
-        if _fill(connection, staged, place) is not None and folded[place] not in KEY_NAMES:
+        if folded[place] not in names and _fill(connection, staged, place, on) is not None:
             counts.append((_count(connection, "SELECT count(DISTINCT key) FROM key_map"), -place))
     if counts:
-        return -max(counts)[1]
-    named = [folded.index(name) for name in KEY_NAMES if name in folded]
-    return named[0] if named else 0
+        place = -max(counts)[1]
+        return place, _fill(connection, staged, place, on)
+    named = [folded.index(name) for name in names if name in folded]
+    return named[0] if named else 0, None
 
 
-def _fill(connection: duckdb.DuckDBPyConnection, staged: Staged, place: int) -> str | None:
+def _fill(connection: duckdb.DuckDBPyConnection, staged: Staged, place: int, on: tuple[str, str] | None) -> str | None:
     """Fill `key_map` from one column; returns the rule that applied, or None if nothing matched."""
     connection.execute(
         f"CREATE OR REPLACE TABLE keys AS SELECT DISTINCT {key_value(place)} AS key FROM {staged.table} "
         f"WHERE c{place} IS NOT NULL"
     )
-    if staged.columns[place].lower() == SEQ_ID:
+    if on is None and staged.columns[place].lower() == SEQ_ID:
         connection.execute(
             "CREATE OR REPLACE TABLE key_map AS SELECT key, seq_id, arg_min(id, place) AS id "
-            "FROM keys JOIN records ON TRY_CAST(key AS BIGINT) = seq_id GROUP BY ALL"
+            "FROM keys JOIN targets ON TRY_CAST(key AS BIGINT) = seq_id GROUP BY ALL"
         )
         return SEQ_ID if _count(connection, "SELECT count(*) FROM key_map") else None
     connection.execute(
-        "CREATE OR REPLACE TABLE key_map AS SELECT key, seq_id, arg_min(records.id, place) AS id "
-        "FROM keys JOIN records ON records.id = key GROUP BY key, seq_id"
+        "CREATE OR REPLACE TABLE key_map AS SELECT key, seq_id, arg_min(id, place) AS id "
+        "FROM keys JOIN targets ON name = key GROUP BY key, seq_id"
     )
+    if on is not None:
+        return f"{on[0]}.{on[1]}" if _count(connection, "SELECT count(*) FROM key_map") else None
     exact = _count(connection, "SELECT count(*) FROM key_map")
     for here, there in ((_PLAIN, _WITH_TAXID), (_WITH_TAXID, _PLAIN)):
         connection.execute(
             f"INSERT INTO key_map SELECT key, seq_id, arg_min(r.id, place) "
             f"FROM (SELECT key FROM keys WHERE {here.format('key')} AND key NOT IN (SELECT key FROM key_map)) "
-            f"JOIN (SELECT * FROM records WHERE {there.format('id')}) r ON left(key, 13) = left(r.id, 13) "
+            f"JOIN (SELECT * FROM targets WHERE {there.format('id')}) r ON left(key, 13) = left(r.id, 13) "
             f"GROUP BY key, seq_id"
         )
     stripped = _count(connection, "SELECT count(*) FROM key_map") - exact
@@ -113,9 +139,9 @@ def _fill(connection: duckdb.DuckDBPyConnection, staged: Staged, place: int) -> 
 
 
 def _refuse_missing_header(connection: duckdb.DuckDBPyConnection, staged: Staged) -> None:
-    if staged.first_line != 2:
+    if not staged.header:
         return
-    found = connection.execute("SELECT id FROM records WHERE id IN (SELECT unnest(?))", [staged.columns]).fetchone()
+    found = connection.execute("SELECT id FROM targets WHERE id IN (SELECT unnest(?))", [staged.columns]).fetchone()
     if found is not None:
         raise StoreError(
             f"{staged.path}: line 1 should name the columns, but {found[0]!r} there is a record of the store; "
@@ -123,14 +149,17 @@ def _refuse_missing_header(connection: duckdb.DuckDBPyConnection, staged: Staged
         )
 
 
-def _no_match(connection: duckdb.DuckDBPyConnection, staged: Staged, place: int) -> StoreError:
+def _no_match(
+    connection: duckdb.DuckDBPyConnection, staged: Staged, place: int, on: tuple[str, str] | None
+) -> StoreError:
     value = key_value(place)
     theirs = connection.execute(f"SELECT DISTINCT {value} FROM {staged.table} WHERE c{place} IS NOT NULL LIMIT 3")
     keys = ", ".join(str(row[0]) for row in theirs.fetchall()) or "nothing"
-    ours = ", ".join(str(row[0]) for row in connection.execute("SELECT id FROM records LIMIT 3").fetchall())
+    ours = ", ".join(str(row[0]) for row in connection.execute("SELECT name FROM targets LIMIT 3").fetchall())
+    what, who = ("an id of this store", "the store") if on is None else (f"in {on[0]}.{on[1]}", on[0])
     return StoreError(
-        f"{staged.path}: no value of column {staged.columns[place]!r} is an id of this store: the file has {keys}; "
-        f"the store has {f'e.g. {ours}' if ours else 'no records'}. Name the id column with --key if it is another "
+        f"{staged.path}: no value of column {staged.columns[place]!r} is {what}: the file has {keys}; "
+        f"{who} has {f'e.g. {ours}' if ours else 'no records'}. Name the id column with --key if it is another "
         f"({', '.join(staged.columns)})"
     )
 

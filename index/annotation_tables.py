@@ -19,6 +19,7 @@ FOLDER = "annotations"
 ALIAS = "annotation_tables"
 META_SCHEMA = "raypipe"
 META_TABLE = f"{META_SCHEMA}.tables"
+REJECTS_TABLE = f"{META_SCHEMA}.rejects"
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,15 @@ def attach(connection: duckdb.DuckDBPyConnection, file: Path, alias: str = ALIAS
         connection.execute(f"SELECT name, meta FROM {alias}.{META_TABLE} LIMIT 0")
     except duckdb.Error as error:
         raise _damaged(file, error) from error
+
+
+def rejected_rows(alias: str = ALIAS) -> str:
+    """SQL for the rows of annotation files that could not be read, with the columns of `schema.REJECTS`."""
+    reason = "name || ': ' || reason || ': ' || text"
+    return (
+        f"SELECT file AS source, line, NULL::VARCHAR AS id, NULL::BIGINT AS seq_id, {reason} AS reason "
+        f"FROM {alias}.{REJECTS_TABLE}"
+    )
 
 
 def list_tables(store: Store) -> list[AnnotationTable]:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import duckdb
 
 from index import damage, duck, graph
-from index.annotation_tables import ALIAS, attach, list_tables, live_database
+from index.annotation_tables import ALIAS, attach, list_tables, live_database, rejected_rows
 from index.errors import StoreError, UnreachableError
 from index.info import current_info
 from index.parts import fitting_parts
 from index.predictions import make_closed_views, make_views
 from index.removals import living_records, living_sequences
-from index.schema import NEIGHBORS, RECORDS, REJECTS, SEQUENCES, embeddings_schema
+from index.schema import NEIGHBORS, RECORDS, REJECTS, SEQUENCES, VIEWS, embeddings_schema
 from index.sets import Embedding, ShardedSet
 from index.store import Store
 
@@ -31,10 +31,12 @@ class Home:
     Attributes:
         schema: as SQL.
         annotations: under which name the annotation database is attached.
+        attached: whether it is already.
     """
 
     schema: str = "memory.main"
     annotations: str = ALIAS
+    attached: bool = False
 
     def of(self, name: str) -> str:
         """A view there, as SQL."""
@@ -65,20 +67,24 @@ def make(
         _view(connection, store, home, name, source, owner)
         made.append(name)
 
+    database = live_database(store)
+    if database is not None and not home.attached:
+        attach(connection, database, home.annotations)
+    tables = list_tables(store)
     for name, schema in TABLES.items():
         paths = store.parts(name)
         source = _LIVING[name](store) if name in _LIVING and paths else duck.parquet(paths) if paths else ""
-        view(name, f"FROM {source}" if source else duck.no_rows(schema))
+        rows = f"FROM {source}" if source else duck.no_rows(schema)
+        if schema is REJECTS and any(table.meta.get("rejected_rows") for table in tables):
+            rows = f"{rows} UNION ALL {rejected_rows(home.annotations)}"
+        view(name, rows)
     if statement is None or duck.occurring([_EMBEDDINGS], statement):
         vectors = indexed(store)
         view(_EMBEDDINGS, _vectors(store, vectors), vectors)
     else:
         view(_EMBEDDINGS, duck.refusing(_VECTORS, f"{_EMBEDDINGS}: name them in the statement itself"))
-    database = live_database(store)
-    if database is not None:
-        attach(connection, database, home.annotations)
-        for table in list_tables(store):
-            view(table.name, f"FROM {home.annotations}.main.{duck.identifier(table.name)}", "annotations")
+    for table in tables:
+        view(table.name, f"FROM {home.annotations}.main.{duck.identifier(table.name)}", "annotations")
     for name in store.predictions:
         opens = statement is None or duck.occurring([name], statement)
         (make_views if opens else make_closed_views)(connection, store, [name], home.schema)
@@ -103,6 +109,11 @@ def open_views(connection: duckdb.DuckDBPyConnection, store: Store, names: Itera
             make_views(connection, store, [name])
         elif name == graph.FOLDER:
             _view(connection, store, HERE, name, _edges(store, None), graph.FOLDER, replace=True)
+
+
+def names_in(store: Store) -> list[str]:
+    """What `make` calls its views; neighbors among them, also where there is no graph."""
+    return [*VIEWS, *(table.name for table in list_tables(store)), *store.predictions]
 
 
 def closable(store: Store) -> list[str]:

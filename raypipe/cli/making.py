@@ -176,24 +176,37 @@ def _is_literal(text: str) -> bool:
 
 def annotate(
     atlas: AtlasPath,
-    *tables: Annotated[str, Parameter(help="NAME=FILE: TSV, CSV or Parquet, also gzipped.")],
+    *tables: Annotated[str, Parameter(help="NAME=FILE: TSV, CSV, GFF3, BED, Rfam.seed or Parquet, also gzipped.")],
     key: Annotated[str | None, Parameter(help="Column with the record ids; found by itself if not given.")] = None,
+    on: Annotated[
+        str | None, Parameter(help="TABLE.COLUMN of another table whose values the key has, such as rfam.rfam_acc.")
+    ] = None,
+    memory_limit: Annotated[
+        str | None, Parameter(help="What DuckDB may take, such as 4GB; beyond it goes to the disk.")
+    ] = None,
 ) -> None:
-    """Add or replace annotation tables, joined to the records by id."""
+    """Add or replace annotation tables, joined to the records by id, or to another table (--on)."""
     from index.annotations import annotate as annotate_store
 
     store = Store.open(atlas)
     with store.lock():
-        reports = annotate_store(store, named_files(tables), key=key)
+        reports = annotate_store(store, named_files(tables), key=key, on=on, memory_limit=memory_limit)
     for report in reports:
-        state = "unchanged, " if report.unchanged else ""
+        state = "unchanged, " if report.unchanged else "joined again, " if report.joined_again else ""
         line = (
             f"{report.name}: {state}{report.matched_rows:,} of {report.rows:,} rows belong to "
             f"{report.matched_sequences:,} sequences (key {report.key}, {report.rule})"
         )
         if report.unmatched_rows:
             examples = ", ".join(report.unmatched_examples)
-            line += f"; {report.unmatched_rows:,} rows match no record and are left out, e.g. {examples}"
+            what = "record" if on is None and not report.joined_again else "row there"
+            line += f"; {report.unmatched_rows:,} rows match no {what} and are left out"
+            line += f", e.g. {examples}" if examples else ""
+        if report.rejected_rows:
+            first = "; ".join(report.rejected_examples)
+            line += f"; {report.rejected_rows:,} rows cannot be read and stand in `rejects`, e.g. {first}"
+        if report.coordinates:
+            line += f"; {report.coordinates}"
         say(line)
 
 

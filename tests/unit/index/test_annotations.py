@@ -244,7 +244,7 @@ def test_same_content_again_changes_nothing(builder, store, write):
         ("a.tsv", "id\nR1\n", "line 1 has one column only"),
         ("a.tsv", "id\tn\nR1\t1\nR3\t1\t2\n", "a.tsv: line 3 has 3 columns instead of 2"),
         ("a.tsv", "id\tn\tm\nR1\t1\t1\nR3\t1\n", "a.tsv: line 3 has 2 columns instead of 3; check its tabs"),
-        ("a.csv", "id,n\nR1,1\nR2,2\nR3,a,b\n", "a.csv: line 4 has 3 columns instead of 2; check its commas"),
+        ("a.csv", "id,n\nR1,1\nR2,2,2\nR3,a,b\n", "a.csv: line 3 has 3 columns instead of 2; check its commas .2 of 3"),
         ("a.tsv", "id\tn\nR1\t1\nR3\tM\xfcller\n".encode("latin-1"), "a.tsv: line 3 is not UTF-8; if it is Latin-1"),
         ("a.tsv", "id\tM\xfcller\nR1\t1\n".encode("latin-1"), "a.tsv: line 1 is not UTF-8"),
         ("a.tsv", "id\tn\nR1\t1\n".encode("utf-16"), "UTF-16"),

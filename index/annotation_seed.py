@@ -1,0 +1,52 @@
+"""Rfam's seed alignments (Rfam.seed, Stockholm) as a table of families: what each says of itself, not its sequences."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import duckdb
+import pyarrow as pa
+
+from index.errors import StoreError
+
+_MARK = "# STOCKHOLM 1."
+# Tag of Stockholm -> column.
+_TAGS = {"AC": "rfam_acc", "ID": "rfam_id", "DE": "description", "TP": "type", "CL": "clan", "SQ": "num_seed"}
+
+
+def is_seed(first: str) -> bool:
+    """Whether a file is of Stockholm, by its first line."""
+    return first.startswith(_MARK)
+
+
+def read_seed(connection: duckdb.DuckDBPyConnection, path: Path, stream: BinaryIO, table: str) -> list[str]:
+    """Make `table` with a row of each alignment; returns the names of its columns.
+
+    Raises:
+        StoreError: an alignment has no accession, or there is none, or the file is damaged.
+    """
+    rows: list[dict[str, str]] = []
+    family: dict[str, str] = {}
+    try:
+        for number, raw in enumerate(stream, 1):
+            if raw.startswith(b"#=GF "):
+                _, tag, value = (*raw.decode("utf-8", errors="replace").split(None, 2), "")[:3]
+                if tag in _TAGS and value.strip():
+                    family.setdefault(_TAGS[tag], value.strip())
+            elif raw.startswith(b"//"):
+                if "rfam_acc" not in family:
+                    raise StoreError(f"{path}: line {number}: an alignment ends that has no accession (#=GF AC)")
+                rows.append(family)
+                family = {}
+    except (OSError, EOFError, zlib.error) as error:
+        raise StoreError(f"{path}: damaged gzip file ({error})") from error
+    if not rows:
+        raise StoreError(f"{path}: holds no alignment that ends (//)")
+    columns = list(_TAGS.values())
+    texts = pa.table({f"c{place}": [row.get(name) for row in rows] for place, name in enumerate(columns)})
+    connection.register("seed_rows", texts.cast(pa.schema([(name, pa.string()) for name in texts.column_names])))
+    connection.execute(f"CREATE TABLE {table} AS SELECT * FROM seed_rows")
+    connection.unregister("seed_rows")
+    return columns
