@@ -92,7 +92,7 @@ def exact(bench: Bench, config: AidoRnaConfig, seed: int) -> tuple[np.ndarray, R
     vectors: list[np.ndarray] = []
     most = bench.peak_bytes(lambda: vectors.append(loaded.embed(sequences, max_tokens=bench.budget)))
     few = sequences[:16]
-    textbook = [_padded_pass(encoder, *batch).cpu().numpy() for batch in padded_batches(few, bench.device)]
+    textbook = [padded_pass(encoder, *batch).cpu().numpy() for batch in padded_batches(few, bench.device)]
     difference = np.abs(vectors[0][: len(few)] - np.concatenate(textbook)).max() / np.abs(vectors[0]).max()
     return vectors[0], {"difference_to_padded": float(difference), "memory": _memory(bench, config, "float32", most)}
 
@@ -102,7 +102,8 @@ def _memory(bench: Bench, config: AidoRnaConfig, dtype: str, most: int | None) -
     return {"budget": bench.budget, "measured": most, "computed": computed}
 
 
-def _padded_pass(encoder: AidoRna, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+def padded_pass(encoder: AidoRna, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """`gpu_setup.padded` of one batch."""
     angles = rotary(Layout.of([ids.shape[1]], ids.device), encoder.config.head_size)
     return padded(encoder, ids, lengths, angles)
 
@@ -110,7 +111,7 @@ def _padded_pass(encoder: AidoRna, ids: torch.Tensor, lengths: torch.Tensor) -> 
 def baseline(bench: Bench, encoder: AidoRna, sequences: list[str]) -> Result:
     """Padded batches of 32 in the order given, which is a shuffle."""
     made = padded_batches(sequences, bench.device)
-    taken = bench.seconds(lambda: [_padded_pass(encoder, *batch) for batch in made], 1)
+    taken = bench.seconds(lambda: [padded_pass(encoder, *batch) for batch in made], 1)
     tokens = sum(len(sequence) + 2 for sequence in sequences)
     waste = sum(ids.numel() for ids, _ in made) / tokens
     return {"seconds": taken, "tokens": tokens, "tokens_per_s": tokens / taken, "waste": waste}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from tests.benchmarks import (
+    cpu,
     head_memory,
     heads,
     ingest,
@@ -29,7 +30,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     print("# Tokenizer, one core", flush=True)
     tokenizer.main()
-    model = (overhead, head_memory, heads, pretrain, peer_multimolecule, peer_variants)
+    model = (overhead, head_memory, heads, pretrain, cpu, peer_multimolecule, peer_variants)
     for benchmark in (ingest, *model, search, search_tools):
         print(f"# {benchmark.__name__}", flush=True)
         benchmark.main(arguments)
