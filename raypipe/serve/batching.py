@@ -18,6 +18,8 @@ Call = Callable[[list[Any]], Any]
 """Takes items of one or several requests, returns as many answers in their order, as something that can be sliced."""
 # After the memory did not suffice, batches grow again by this with each that went well.
 GROWTH = 1.1
+# Whoever has its answer comes again within this, or is gone.
+LINGER_SECONDS = 0.1
 
 
 class Full(Exception):
@@ -91,7 +93,7 @@ class Batcher:
         self._jobs: deque[_Job] = deque()
         self._there = threading.Condition()
         self._closed = False
-        self._company = 0
+        self._company, self._ended = 0, 0.0
         self.waiting = 0
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -144,6 +146,7 @@ class Batcher:
             seconds = time.perf_counter() - begin
             with self._there:
                 self._limit = min(self._budget, self._limit * GROWTH)
+                self._ended = time.monotonic()
             self._done(Batch(cost, sum(high - low for _, low, high in taken), len(taken), seconds, halved))
             del taken  # or the last request's arrays stay until the next one comes
         with self._there:
@@ -160,12 +163,14 @@ class Batcher:
                 if self._closed:
                     return []
                 if not self._jobs:
-                    self._company, until = 0, None  # nobody is about, so the next one need not wait for others
+                    until = None
                     self._there.wait()
                     continue
                 now = time.monotonic()
                 if until is None:
                     until = now + self._wait
+                    if now - self._ended > LINGER_SECONDS:  # nobody is about any more
+                        self._company = 0
                 if self._company < 2 or len(self._jobs) >= self._company or self.waiting >= self._limit or now >= until:
                     break
                 self._there.wait(until - now)

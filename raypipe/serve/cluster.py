@@ -20,6 +20,7 @@ from raypipe.serve.settings import ServeSettings
 from raypipe.serve.tokens import Tokens
 
 HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
+DRAINING_SECONDS = "2"
 
 
 def serve(settings: ServeSettings) -> None:
@@ -67,6 +68,10 @@ def _prepare(folder: Path) -> None:
     """What Ray Serve reads from the environment when Ray starts and when it is imported."""
     logs.set_up()
     os.environ.setdefault(HAPROXY, "1")
+    # A replica that ends waits so long, that whatever is in front of it has seen it: Ray Serve's own half a minute is
+    # for load balancers of clouds.
+    for name in ("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S"):
+        os.environ.setdefault(name, DRAINING_SECONDS)
     # Fixed places and ports, of which a machine has one.
     os.environ.setdefault("RAY_SERVE_HAPROXY_CONFIG_FILE_LOC", str(folder / "haproxy.cfg"))
     os.environ.setdefault("RAY_SERVE_HAPROXY_SOCKET_PATH", str(folder / "admin.sock"))

@@ -110,7 +110,7 @@ def routes(settings: ServeSettings, service: Service) -> APIRouter:
         cleaned = clean_queries(body.sequences)[1]
         with reading() as snapshot:
             vectors = await service.embed(snapshot, cleaned)
-            return _vectors(request, vectors, snapshot.atlas.embedding.model)
+            return _vectors(request, vectors, _named(snapshot.atlas.embedding.model))
 
     @router.post(
         "/vectors",
@@ -127,7 +127,7 @@ def routes(settings: ServeSettings, service: Service) -> APIRouter:
         with reading() as snapshot:
             snapshot.searchable()
             found = await service.look_up(partial(snapshot.atlas.vectors, body.ids, seq_ids=body.seq_ids))
-            return _vectors(request, found, snapshot.atlas.embedding.model)
+            return _vectors(request, found, _named(snapshot.atlas.embedding.model))
 
     @router.post(
         "/fill-mask",
@@ -241,14 +241,16 @@ def errors_of_info() -> dict[int | str, dict[str, Any]]:
 def without_paths(about: Mapping[str, Any]) -> dict[str, Any]:
     """What `Atlas.info` says, without where things lie on this machine."""
 
-    def named(made: Mapping[str, Any], key: str) -> dict[str, Any]:
-        return {**made, key: made[key].rpartition("/")[2] if made[key].startswith("/") else made[key]}
-
     kept = {name: value for name, value in about.items() if name != "path"}
-    kept["sources"] = [named(source, "path") for source in about["sources"]]
+    kept["sources"] = [{**source, "path": _named(source["path"])} for source in about["sources"]]
     for sets in ("embeddings", "predictions"):
-        kept[sets] = [named(made, "model") for made in about[sets]]
+        kept[sets] = [{**made, "model": _named(made["model"])} for made in about[sets]]
     return kept
+
+
+def _named(path: str) -> str:
+    """The last part of what is a path of this machine."""
+    return path.rstrip("/").rpartition("/")[2] if path.startswith("/") else path
 
 
 def limits(settings: ServeSettings) -> dict[str, Any]:
