@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from index.sets import Prediction
 from raypipe.checkpoints import Checkpoint
+from raypipe.compute_types import default_dtype
 from raypipe.outputs import Ask, compute, one_pass
 from raypipe.streaming import Answer
 from raypipe.work import is_masked
@@ -26,7 +27,7 @@ class Answerer:
     Args:
         sets: what is asked for, as for a store.
         device: by default CUDA where there is one.
-        dtype: by default float32 on CPU and bfloat16 on CUDA.
+        dtype: by default as `raypipe.compute_types.default_dtype` says.
         model: the checkpoint's, where it is loaded already; `device` and `dtype` are its own then.
 
     Attributes:
@@ -54,7 +55,7 @@ class Answerer:
         from model.trunk import DEFAULT_MAX_TOKENS
 
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+        dtype = dtype or default_dtype(cuda=device.startswith("cuda"))
         self.sets, self._ask = list(sets), ask
         self.model = load(checkpoint.path, device=device, dtype=dtype) if model is None else model
         for made in sets:

@@ -25,6 +25,7 @@ from model.config import AidoRnaConfig
 from model.windows import cut
 from raypipe.checkpoints import Checkpoint
 from raypipe.cleaning import md5
+from raypipe.compute_types import default_dtype
 from raypipe.errors import RaypipeError
 from raypipe.plan import Shard, cut_shards
 from raypipe.sources import read_batches
@@ -269,13 +270,16 @@ def read_lengths(paths: Iterable[str]) -> np.ndarray:
 
 
 def measure_flops(checkpoint: Checkpoint, lengths: np.ndarray, seconds: float = 5.0) -> float:
-    """Operations a second that one core of this machine gives to the trunk, on sequences of such lengths in float32."""
+    """Operations a second that one core of this machine gives to the trunk on sequences of such lengths.
+
+    In the type in which a run would compute by default.
+    """
     import torch
 
     from model import load
 
     threads = torch.get_num_threads()
-    model = load(checkpoint.path, device="cpu", dtype="float32")
+    model = load(checkpoint.path, device="cpu", dtype=default_dtype(cuda=False))
     config = model.config
     dice = np.random.default_rng(0)
     read = np.minimum(lengths, config.context)

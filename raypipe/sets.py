@@ -18,6 +18,7 @@ from index.sets import Embedding, Prediction, ShardedSet
 from index.store import Store
 from model.config import AidoRnaConfig
 from raypipe import plan
+from raypipe.compute_types import default_dtype
 from raypipe.errors import RaypipeError
 from raypipe.settings import RunSettings
 from raypipe.work import MAX_SHARD_PAIRS, default_shard_tokens, largest_shard_tokens, sequence_lengths
@@ -47,7 +48,8 @@ def settle(store: Store, asked: Sequence[AnySet], *, cuda: bool) -> list[AnySet]
     failed may be repeated with other settings.
 
     Args:
-        cuda: whether the run will be on CUDA, which decides the compute type where neither settings nor store do.
+        cuda: whether the run will be on CUDA; with the CPU of this machine it decides the compute type where neither
+            settings nor store do.
 
     Raises:
         StoreError: the store holds another set under such a name; the message names the difference.
@@ -57,7 +59,7 @@ def settle(store: Store, asked: Sequence[AnySet], *, cuda: bool) -> list[AnySet]
         _check_name(store, made)
     known = [_known(store, made)[made.name] if has_begun(store, made) else None for made in asked]
     older = next((found.settings["dtype"] for found in known if found), None)
-    default = older or ("bfloat16" if cuda else "float32")
+    default = older or default_dtype(cuda=cuda)
     settled = [_settle(store, made, found, default) for made, found in zip(asked, known, strict=True)]
     types = {made.settings["dtype"]: made.name for made in settled}
     if len(types) > 1:

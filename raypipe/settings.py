@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from index.store import OnLong, Pooling, VectorDtype
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+RunDtype = Literal["float32", "bfloat16", "float16", "float8"]
 Scores = Literal["pll", "logits", "variants"]
 Method = Literal["masked", "wild-type"]
 
@@ -61,8 +62,10 @@ class RunSettings(BaseModel):
         default="window",
         description="Sequences over the model's context: overlapping windows averaged, the first window only, or none.",
     )
-    dtype: Annotated[Dtype | None, RUN] = Field(
-        default=None, description="Compute type. By default float32 on CPU and bfloat16 on CUDA."
+    dtype: Annotated[RunDtype | None, RUN] = Field(
+        default=None,
+        description="Compute type. By default bfloat16 on CUDA and on a CPU with instructions for it, else float32. "
+        "float8: bfloat16 with most products in 8 bits (emulated on a CPU).",
     )
     shard_tokens: Annotated[int | None, RUN] = Field(
         default=None,

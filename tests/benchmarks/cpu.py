@@ -88,7 +88,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def trained(given: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Fidelity to float32 of `nano`: cosines of pooled vectors, also without what all have in common, shared nearest."""
+    """Fidelity to float32 of `nano`: cosines of pooled vectors, also without their mean, and shared ten nearest."""
     sequences = sample(given.fasta, WITNESSES, given.seed)
     exact = load("nano").embed(sequences)
     found = {}
@@ -138,8 +138,8 @@ def page(result: dict[str, Any]) -> str:
         "| | cosine, median | worst | means subtracted, median | worst | shared 10 nearest |",
         "|---|---|---|---|---|---|",
         *(
-            f"| {dtype} | {f['median']:.6f} | {f['worst']:.6f} | {f['centred_median']:.6f} | {f['centred_worst']:.6f} | "
-            f"{f['neighbours']:.3f} |"
+            f"| {dtype} | {f['median']:.6f} | {f['worst']:.6f} | {f['centred_median']:.6f} | "
+            f"{f['centred_worst']:.6f} | {f['neighbours']:.3f} |"
             for dtype, f in result["nano"].items()
         ),
         "",

@@ -195,7 +195,11 @@ def test_an_untrained_model_says_so(cli: Cli, atlas: Path, fresh: Path) -> None:
         (["--layer", "-2"], USAGE, "--layer -2: input should be greater than or equal to -1"),
         (["--pooling", "median"], USAGE, "--pooling median: input should be 'mean', 'cls' or 'max'"),
         (["--shard-tokens", "0"], USAGE, "--shard-tokens 0: input should be greater than or equal to 1"),
-        (["--dtype", "float64", "--workers", "x"], USAGE, "--dtype float64: input should be 'float32', 'bfloat16' or"),
+        (
+            ["--dtype", "float64", "--workers", "x"],
+            USAGE,
+            "--dtype float64: input should be 'float32', 'bfloat16', 'float16' or",
+        ),
         (["--workers", "x"], USAGE, "--workers x: input should be a valid integer"),
         (["--bogus"], USAGE, "Unknown option: --bogus"),
         (["-o", "elsewhere"], USAGE, "is an atlas; embed it alone, or name inputs and -o ATLAS"),
