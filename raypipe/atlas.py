@@ -11,7 +11,6 @@ import threading
 import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -170,9 +169,9 @@ class Atlas:
         recall: float | None = None,
         partial: bool = False,
         itself: bool = True,
-        progress: bool = False,
         all_annotations: bool = False,
         expand_records: bool = False,
+        progress: bool = False,
     ) -> Search:
         """The k nearest distinct sequences of each query.
 
@@ -190,9 +189,9 @@ class Atlas:
             partial: of an atlas with shards: where one died, answer with what the others find, instead of waiting for a
                 new one. The answer's `how` tells what is "missing".
             itself: whether a query by id may be among its own hits.
-            progress: show a bar on standard error where there are many queries.
             all_annotations: annotation columns are lists of all rows of a hit, where else the first row is shown.
             expand_records: a row for each record of a hit, where else the first record stands for all.
+            progress: show a bar on standard error where there are many queries.
 
         Returns:
             A search that is done when its answer is first asked for. Rows by query and rank: query, rank, id, score
@@ -206,10 +205,14 @@ class Atlas:
                 condition.
             RaypipeError: a shard died, and no new one answers.
         """
+        more = all_annotations, expand_records, progress
         question = Question(
-            sequences, ids, vectors, names, k, where, columns, min_score, exact, recall, partial, itself, progress
+            sequences, ids, vectors, names, k, where, columns, min_score, exact, recall, partial, itself, *more
         )
-        question = replace(question, all_annotations=all_annotations, expand_records=expand_records)
+        return self.search_for(question)
+
+    def search_for(self, question: Question) -> Search:
+        """The same, of a question that was put together before."""
         return Search(self._answer, question)
 
     def neighbors(

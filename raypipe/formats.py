@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -58,6 +58,32 @@ def write_table(table: pa.Table, destination: Destination, format: str, header: 
     except OSError as error:
         where = "standard output" if destination is None else "the stream"
         raise RaypipeError(f"{where}: cannot be written ({error.strerror or error})") from error
+
+
+def write_batches(tables: Iterable[pa.Table], stream: BinaryIO, format: str, header: bool = True) -> None:
+    """Write tables of one schema below each other, as `write_table` writes one; there is at least one.
+
+    Raises:
+        RaypipeError: an unknown format.
+    """
+    if format not in FORMATS:
+        raise RaypipeError(f"no format {format!r}; there are: {', '.join(FORMATS)}")
+    if format == "parquet":
+        rest = iter(tables)
+        first = next(rest)
+        with pq.ParquetWriter(stream, first.schema, compression="zstd") as writer:
+            writer.write_table(first)
+            for table in rest:
+                writer.write_table(table.cast(first.schema))
+        return
+    for number, table in enumerate(tables):
+        for text in _text(table, format, header and number == 0):
+            stream.write(text.encode("utf-8"))
+
+
+def text_rows(table: pa.Table, format: str) -> Iterator[str]:
+    """The rows of `table` as lines of "tsv", "csv" or "jsonl", without line breaks at their ends."""
+    return (line.removesuffix("\n") for line in _text(table, format, header=False))
 
 
 def _write_file(table: pa.Table, path: Path, format: str, header: bool) -> None:

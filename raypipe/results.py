@@ -77,7 +77,8 @@ class Answers(ABC):
         """
         optional("anndata")  # before the vectors are fetched
         uns = {"how": json.dumps(self.how)} if self.how is not None else {}
-        return make_anndata(self._vectors(), self.to_arrow(), uns)
+        vectors = self._vectors()
+        return make_anndata(vectors, self.to_arrow(), uns, vectors.shape[1])
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write a file in the format of its suffix: .tsv, .csv, .jsonl, .parquet or .h5ad (see `to_anndata`).
@@ -157,13 +158,14 @@ def optional(package: str) -> Any:
         raise RaypipeError(f"{package} is not installed; run: pip install {PACKAGES[package]}") from error
 
 
-def make_anndata(vectors: np.ndarray, table: pa.Table, uns: dict[str, Any]) -> Any:
+def make_anndata(vectors: np.ndarray | None, table: pa.Table, uns: dict[str, Any], dimension: int) -> Any:
     """An AnnData that can be written.
 
     Args:
-        vectors: (N, D), of X.
+        vectors: (N, D), of X; None where that is written apart.
         table: N rows, of obs. What is nested becomes JSON; other things than numbers and booleans become text.
         uns: plain values.
+        dimension: D.
     """
     pandas, anndata = optional("pandas"), optional("anndata")
 
@@ -171,10 +173,10 @@ def make_anndata(vectors: np.ndarray, table: pa.Table, uns: dict[str, Any]) -> A
         # Of objects: what pandas takes for text by default, not every AnnData writes.
         return pandas.DataFrame(index=pandas.Index([str(place) for place in range(length)], dtype=object))
 
-    obs = frame(len(vectors))
+    obs = frame(table.num_rows)
     for name, column in zip(table.column_names, table.columns, strict=True):
         obs[name] = _observed(pandas, column).set_axis(obs.index)
-    return anndata.AnnData(X=vectors, obs=obs, var=frame(vectors.shape[1]), uns=uns)
+    return anndata.AnnData(X=vectors, obs=obs, var=frame(dimension), uns=uns)
 
 
 def _observed(pandas: Any, column: pa.ChunkedArray) -> Any:
@@ -186,8 +188,11 @@ def _observed(pandas: Any, column: pa.ChunkedArray) -> Any:
         return pandas.Series(column.to_numpy())
     nested = pa.types.is_nested(column.type)
     texts = [None if value is None else json.dumps(value) if nested else str(value) for value in column.to_pylist()]
+    if not column.null_count:
+        return pandas.Series(texts, dtype=object)
     # Plain text has no word for what is missing in a file of AnnData; categories have.
-    return pandas.Series(pandas.Categorical(texts)) if column.null_count else pandas.Series(texts, dtype=object)
+    known = pandas.Index(sorted({text for text in texts if text is not None}), dtype=object)
+    return pandas.Series(pandas.Categorical(texts, categories=known))
 
 
 def write_anndata(made: Any, file: Path) -> None:

@@ -43,9 +43,9 @@ class Question:
     recall: float | None = None
     partial: bool = False
     itself: bool = True
-    progress: bool = False
     all_annotations: bool = False
     expand_records: bool = False
+    progress: bool = False
 
     def __post_init__(self) -> None:
         if sum(kind is not None for kind in (self.sequences, self.ids, self.vectors)) != 1:

@@ -19,6 +19,7 @@ from raypipe.cli import (
     checking,
     cluster,
     evaluating,
+    exporting,
     finetuning,
     graph,
     indexing,
@@ -64,6 +65,7 @@ app.command(making.remove)
 app.command(asking.search)
 app.command(asking.sql)
 app.command(asking.info)
+app.command(exporting.export)
 app.command(serving.serve)
 app.command(planning.plan)
 app.command(checking.status)

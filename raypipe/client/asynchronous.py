@@ -131,11 +131,14 @@ class AsyncRemoteAtlas:
         recall: float | None = None,
         partial: bool = False,
         itself: bool = True,
+        all_annotations: bool = False,
+        expand_records: bool = False,
         progress: bool = False,
     ) -> AsyncSearch:
         """See `raypipe.atlas.Atlas.search`; awaited, what is returned gives a `Result`."""
+        more = all_annotations, expand_records, progress
         question = Question(
-            sequences, ids, vectors, names, k, where, columns, min_score, exact, recall, partial, itself, progress
+            sequences, ids, vectors, names, k, where, columns, min_score, exact, recall, partial, itself, *more
         )
         return AsyncSearch(self._answer, question)
 

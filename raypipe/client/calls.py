@@ -175,6 +175,8 @@ def _search_call(part: Question) -> Call:
         "exact": part.exact,
         "recall": part.recall,
         "partial": part.partial,
+        "all_annotations": part.all_annotations,
+        "expand_records": part.expand_records,
     }
     settings = {name: value for name, value in settings.items() if value is not None and value is not False}
     if part.vectors is not None:

@@ -59,7 +59,12 @@ class RemoteAtlas:
         self.close()
 
     def __repr__(self) -> str:
-        return f"RemoteAtlas({self._line.url!r})"
+        return f"RemoteAtlas({self.url!r})"
+
+    @property
+    def url(self) -> str:
+        """Of the server."""
+        return self._line.url
 
     def close(self) -> None:
         """Hang up."""
@@ -80,6 +85,8 @@ class RemoteAtlas:
         recall: float | None = None,
         partial: bool = False,
         itself: bool = True,
+        all_annotations: bool = False,
+        expand_records: bool = False,
         progress: bool = False,
     ) -> Search:
         """The k nearest distinct sequences of each query: see `raypipe.atlas.Atlas.search`.
@@ -87,8 +94,9 @@ class RemoteAtlas:
         Many queries are sent in parts that fit the server's limits; where a new index comes between two of them, `how`
         tells its "versions".
         """
+        more = all_annotations, expand_records, progress
         question = Question(
-            sequences, ids, vectors, names, k, where, columns, min_score, exact, recall, partial, itself, progress
+            sequences, ids, vectors, names, k, where, columns, min_score, exact, recall, partial, itself, *more
         )
         return Search(self._answer, question)
 
@@ -125,7 +133,7 @@ class RemoteAtlas:
 
     def info(self) -> dict[str, Any]:
         """What the atlas holds, in numbers and names; the server's "limits" and version besides."""
-        return {"path": self._line.url, **self._do(calls.info_job())}
+        return {"path": self.url, **self._do(calls.info_job())}
 
     def _answer(self, question: Question) -> Result:
         job = calls.search_job(question, self._limits(question), self.vectors_of)

@@ -261,7 +261,8 @@ def limits(settings: ServeSettings) -> dict[str, Any]:
 
 def _asked(body: SearchRequest | SearchSettings) -> Asked:
     columns = None if body.columns is None else tuple(body.columns)
-    return Asked(body.k, body.where, columns, body.min_score, body.exact, body.recall, body.partial, body.itself)
+    more = body.partial, body.itself, body.all_annotations, body.expand_records
+    return Asked(body.k, body.where, columns, body.min_score, body.exact, body.recall, *more)
 
 
 def _matrix(rows: list[list[float]]) -> np.ndarray:

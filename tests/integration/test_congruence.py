@@ -55,6 +55,9 @@ QUESTIONS: dict[str, Callable[[Any], Any]] = {
     "exact": lambda atlas: atlas.search(S1, k=3, exact=True, recall=0.5),
     "chained": lambda atlas: atlas.search(S1).where(WHERE + " -- so").where("length < 60").limit(1).select(["id"]),
     "chained more": lambda atlas: atlas.search(ids=["s1"]).min_score(0.1).exact().recall(0.9).limit(2),
+    "all annotations": lambda atlas: atlas.search(S1, k=2, all_annotations=True),
+    "all records": lambda atlas: atlas.search([S1, "ACGU"], k=2, expand_records=True),
+    "of vectors": lambda atlas: atlas.search(vectors=VECTORS, k=2, expand_records=True, all_annotations=True),
     "neighbors": lambda atlas: atlas.neighbors(["s1", "u1"], k=2, columns=["query", "rank", "id", "score"]),
     "neighbors, filtered": lambda atlas: atlas.neighbors(["s1"], where="family = 'other'"),
     "neighbors of a copy": lambda atlas: atlas.neighbors("copy", k=100),
@@ -124,6 +127,10 @@ MISTAKES: dict[str, tuple[Callable[[Any], Any], type[RaypipeError], str]] = {
 }  # fmt: skip
 
 
+# Of these the server's fence speaks before what it guards does; the same is wrong.
+FENCED = ("no condition", "sql, table")
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, headed: Path) -> Path:
     """An atlas with vectors, predictions, an index and annotations, whose model has heads of every kind."""
@@ -174,6 +181,8 @@ def test_the_same_errors(local: Any, remote: Any, mistake: str) -> None:
             plain(ask(atlas))
         assert getattr(caught.value, "code", None) == code
         said.append(str(caught.value))
+    if mistake in FENCED:
+        said = [text.rpartition(": ")[2] for text in said]
     assert said[0] == said[1]
 
 
@@ -264,7 +273,7 @@ def assert_same(one: Any, other: Any) -> None:
         assert (one.dtype, one.shape) == (other.dtype, other.shape)
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
     else:
-        assert one.schema == other.schema
+        assert str(one.schema) == str(other.schema)
         assert one.num_rows == other.num_rows
         for name in one.column_names:
             _assert_same_values(one[name], other[name])
