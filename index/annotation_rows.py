@@ -8,9 +8,7 @@ what it has not: all rows of a sequence, and columns of lists and structs.
 from __future__ import annotations
 
 import atexit
-import threading
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 
 import duckdb
@@ -34,6 +32,7 @@ from index.store import Store
 from index.versions import CURRENT
 
 BATCH = 65_536
+MEMORY_LIMIT = "2GB"  # else blocks of the database are kept until the machine is full
 
 
 class AnnotationRows:
@@ -43,8 +42,10 @@ class AnnotationRows:
         """Take the database `file` of the store at `root`; `stamp` tells this version from others."""
         self.tables, self.stamp = tables, stamp
         self._root, self._file, self._made = root, file, _stamp(file)
-        self._mapped: dict[str, pa.RecordBatch | None] = {}
-        self._lock = threading.Lock()
+        # All of it now: two versions later the files are removed.
+        self._mapped = {table.name: self._open(table.name) for table in tables}
+        self._connection = duck.new_connection(MEMORY_LIMIT)
+        attach(self._connection, file)
 
     def first(self, seq_ids: np.ndarray, asked: dict[str, tuple[str, str]]) -> dict[str, pa.Array]:
         """The first row of each sequence, NULL where it has none.
@@ -58,7 +59,7 @@ class AnnotationRows:
         """
         found: dict[str, pa.Array] = {}
         for table in dict.fromkeys(table for table, _ in asked.values()):
-            mapped = self._first_rows(table)
+            mapped = self._mapped[table]
             if mapped is None:
                 continue
             rows = places(_find(numbers(mapped.column("seq_id")), seq_ids))
@@ -95,20 +96,8 @@ class AnnotationRows:
                 result.update({name: answer[name] for name in names})
         return result
 
-    @cached_property
-    def _connection(self) -> duckdb.DuckDBPyConnection:
-        connection = duck.new_connection()
-        attach(connection, self._file)
-        return connection
-
-    def _first_rows(self, table: str) -> pa.RecordBatch | None:
-        """The mapped file of a table; None in versions of before there were any."""
-        if table not in self._mapped:
-            with self._lock:
-                self._mapped[table] = self._open(table)
-        return self._mapped[table]
-
     def _open(self, table: str) -> pa.RecordBatch | None:
+        """The mapped file of a table; None in versions of before there were any."""
         version = copies.original(self._file).stem
         mend = "remove it, and hits are slower, or annotate again"
         try:
@@ -128,16 +117,22 @@ def open_rows(store: Store) -> AnnotationRows | None:
     Raises:
         StoreError: it is missing or damaged.
     """
-    stamp = _stamp(annotations_folder(store) / CURRENT)
+    current = annotations_folder(store) / CURRENT
+    stamp = _stamp(current)
     if stamp is None:
         return None
     opened = _OPENED.get(store.root)
     if opened is not None and opened.stamp == stamp and opened.stands():
         return opened
-    file = live_database(store)
-    if file is None:
-        return None
-    opened = AnnotationRows(store.root, file, tables_in(file), stamp)
+    try:
+        file = live_database(store)
+        if file is None:
+            return None
+        opened = AnnotationRows(store.root, file, tables_in(file), stamp)
+    except (StoreError, FileNotFoundError):
+        if _stamp(current) == stamp:
+            raise
+        return open_rows(store)  # newer versions came meanwhile, and it was removed
     while len(_OPENED) >= MOST_OPEN:
         _OPENED.pop(next(iter(_OPENED)), None)
     _OPENED[store.root] = opened

@@ -28,11 +28,14 @@ PART_ROWS = 50_000
 LETTERS = np.frombuffer(b"ACGU", np.uint8)
 
 
-def make(folder: Path, vectors: Path, rows: int, embedding: Embedding | None = None) -> Store:
+def make(
+    folder: Path, vectors: Path, rows: int, embedding: Embedding | None = None, name: bytes = b"made%09d"
+) -> Store:
     """A new atlas of `rows` made sequences of LENGTH nucleotides; the vector of seq_id i is row i of a .npy file.
 
     Args:
         embedding: what the vectors are said to be; by default of a model that nobody has.
+        name: of a record, by its number.
     """
     fasta = folder.with_suffix(".fasta")
     fasta.parent.mkdir(parents=True, exist_ok=True)
@@ -41,9 +44,8 @@ def make(folder: Path, vectors: Path, rows: int, embedding: Embedding | None = N
             numbers = np.arange(start, min(rows, start + PART_ROWS))
             # The number written in four letters: all sequences differ.
             letters = LETTERS[(numbers[:, None] >> (2 * np.arange(LENGTH))[::-1]) & 3]
-            file.writelines(
-                b">made%09d\n%s\n" % pair for pair in zip(numbers.tolist(), map(bytes, letters), strict=True)
-            )
+            pairs = zip(numbers.tolist(), map(bytes, letters), strict=True)
+            file.writelines(b">" + name % number + b"\n" + text + b"\n" for number, text in pairs)
     subprocess.run(
         [*RAYPIPE, "ingest", str(fasta), "-o", str(folder)], check=True, env=ENVIRONMENT, capture_output=True
     )
