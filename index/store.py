@@ -17,6 +17,7 @@ The folder is on a disk, or in an object store (see `index/places.py`).
       neighbors/part-*.parquet     the nearest neighbours of every sequence (schema.NEIGHBORS); graph.json says of which
                                    index, and how many (index/graph.py)
       annotations/<version>.duckdb immutable annotation tables; CURRENT names the live one
+      annotations/<version>/       the first row of every sequence of each table, mapped (index/annotation_rows.py)
 
 A file counts only when the manifest (or CURRENT) names it, or its own footer fits: a kill leaves no half truth.
 """
