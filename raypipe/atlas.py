@@ -26,6 +26,7 @@ from index.snapshots import Snapshots
 from index.sql import Snapshot
 from index.store import Embedding, Store
 from raypipe.asker import AtlasAsker
+from raypipe.bars import bar
 from raypipe.describing import describe_atlas
 from raypipe.encoders import embed_queries, load_encoder
 from raypipe.errors import UsageError
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 
 FILTERS_KEPT = 16
+EMBEDDED_AT_ONCE = 256
 
 
 class Atlas:
@@ -234,7 +236,7 @@ class Atlas:
         elif question.vectors is not None:
             queries = question.vectors
         else:
-            queries = self.embed(clean_queries(question.sequences or [], question.names)[1])
+            queries = self._embed_told(clean_queries(question.sequences or [], question.names)[1], question.progress)
         asked: dict[str, Any] = {
             "min_score": question.min_score,
             "exact": question.exact,
@@ -254,6 +256,17 @@ class Atlas:
         }
         table = hits.hit_table(self.store, searcher, question.names or [], ids, scores, **shown)
         return Result(table, found.how, vectors=self.vectors_of)
+
+    def _embed_told(self, sequences: list[str], shown: bool) -> np.ndarray:
+        """(N, D) float32 of clean sequences; where a bar is shown in pieces, so that it moves."""
+        if not shown:
+            return self.embed(sequences)
+        with bar("queries", len(sequences), shown) as advance:
+            pieces = []
+            for start in range(0, len(sequences), EMBEDDED_AT_ONCE):
+                pieces.append(self.embed(sequences[start : start + EMBEDDED_AT_ONCE]))
+                advance(len(pieces[-1]))
+        return np.concatenate(pieces)
 
     def _allowed(self, where: str) -> Any:
         """What the searcher makes of a condition; asked again while the annotations are the same it is at hand."""

@@ -17,7 +17,7 @@ from model.files import find_weights, tensor_shapes
 from model.head_files import HeadFile
 from model.identity import checkpoint_folder, fingerprint
 from model.predictions import Decision
-from raypipe import digests, hub
+from raypipe import digests, hub, is_server
 from raypipe.converted import readable
 from raypipe.errors import RaypipeError
 
@@ -60,6 +60,11 @@ def find_checkpoint(model: str, alive: Callable[[], None] = lambda: None) -> Che
         model.errors.ModelError: its files are damaged, of another architecture, or a folder in GenBio's layout, which
             is never read at run time (pickles can run code, and which row is uracil is a choice).
     """
+    if is_server(model):
+        raise RaypipeError(
+            f"{model}: is a server; its atlas's model is asked by raypipe fill-mask --model, and in Python by the "
+            f"calls of raypipe.connect({model!r}), such as predict"
+        )
     name, _, revision = model.partition("@")
     entry = registry.find(name)
     asked = model

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 from cyclopts import Parameter
 
+from raypipe import connect, is_server
 from raypipe.cli.arguments import read_queries, split_list
-from raypipe.cli.making import AtlasPath
 from raypipe.cli.progress import say, warn_untrained
 from raypipe.errors import UsageError
 
@@ -21,8 +22,16 @@ OutputFile = Annotated[
 ]
 
 
+AskedAtlas = Annotated[
+    str, Parameter(help="Folder of the atlas, its URI (s3://bucket/atlas), or the address of a server (http://...).")
+]
+Token = Annotated[str | None, Parameter(help="Bearer token of a server; better kept in $RAYPIPE_TOKEN.")]
+# More queries than this are told of by a bar, on a terminal.
+MANY = 256
+
+
 def search(
-    atlas: AtlasPath,
+    atlas: AskedAtlas,
     *queries: Annotated[str, Parameter(help="Sequences, FASTA files, or - for standard input.")],
     ids: Annotated[list[str] | None, Parameter(consume_multiple=True, help="Ids of records in the atlas.")] = None,
     k: Annotated[int, Parameter(name=["-k", "--k"], help="Hits of each query.")] = 10,
@@ -49,13 +58,15 @@ def search(
     output: OutputFile = None,
     model: Annotated[str | None, Parameter(help="Checkpoint for queries; by default the one of the vectors.")] = None,
     allow_stale: Annotated[bool, Parameter(negative="", help="Search an index older than the embeddings.")] = False,
+    token: Token = None,
 ) -> None:
     """Find the nearest sequences, with their annotations."""
-    from raypipe.atlas import Atlas
-
     if bool(queries) == bool(ids):
         raise UsageError("name queries (sequences or FASTA files) or --ids, one of the two")
-    opened = Atlas(atlas, model=model, allow_stale=allow_stale)
+    if is_server(atlas) and (model is not None or allow_stale):
+        option = "--allow-stale" if allow_stale else "--model"
+        raise UsageError(f"{option}: the server has a model and an index opened already; leave it out")
+    opened = open_asked(atlas, token, model=model, allow_stale=allow_stale)
     asked: dict[str, Any] = {"k": k, "where": where, "columns": split_list(columns)}
     asked.update({"min_score": min_score, "exact": exact, "recall": recall})
     asked.update({"all_annotations": all_annotations, "expand_records": expand_records})
@@ -63,8 +74,9 @@ def search(
         result = opened.search(ids=ids, **asked)
     else:
         names, sequences = read_queries(queries)
-        if opened.model.trained is False:
+        if not is_server(atlas) and opened.model.trained is False:
             warn_untrained(opened.model.name)
+        asked["progress"] = len(sequences) > MANY and sys.stderr.isatty()
         result = opened.search(sequences, names=names, **asked)
     if how and result.how is not None:
         done = result.how
@@ -74,7 +86,7 @@ def search(
 
 
 def sql(
-    atlas: AtlasPath,
+    atlas: AskedAtlas,
     query: Annotated[
         str,
         Parameter(
@@ -86,23 +98,25 @@ def sql(
     format: Format = "tsv",
     header: Header = True,
     output: OutputFile = None,
+    token: Token = None,
 ) -> None:
     """Ask an atlas in SQL (DuckDB); read-only."""
-    from raypipe.atlas import Atlas
-
-    with Atlas(atlas) as opened:
-        _write(opened.sql(query).to_arrow(), output, format, header)
+    with open_asked(atlas, token) as opened:
+        result = opened.sql(query)
+        _write(result.to_arrow(), output, format, header)
+        if result.truncated:
+            say(f"note: the server gives {len(result):,} rows at most, and there are more; add LIMIT and OFFSET")
 
 
 def info(
-    atlas: AtlasPath,
+    atlas: AskedAtlas,
     *,
     json_output: Annotated[bool, Parameter(name="--json", negative="", help="As one JSON object.")] = False,
+    token: Token = None,
 ) -> None:
     """Say what an atlas holds."""
-    from raypipe.atlas import Atlas
-
-    about = Atlas(atlas).info()
+    with open_asked(atlas, token) as opened:
+        about = opened.info()
     if json_output:
         print(json.dumps(about, indent=2))
         return
@@ -123,6 +137,19 @@ def info(
     )
     for name, columns in about["annotations"].items():
         print(f"annotations  {name}: {', '.join(columns)}")
+
+
+def open_asked(target: str, token: str | None, **options: Any) -> Any:
+    """An atlas on this machine, opened with `options`, or behind a server.
+
+    Raises:
+        UsageError: a token where there is no server.
+    """
+    if is_server(target):
+        return connect(target, token)
+    if token is not None:
+        raise UsageError(f"--token: {target} is no server, so it takes none; leave it out")
+    return connect(target, **options)
 
 
 def _prediction(made: dict[str, Any]) -> str:

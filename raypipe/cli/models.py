@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from raypipe import connect, is_server
 from raypipe.checkpoints import find_checkpoint
+from raypipe.cli.asking import Token
 from raypipe.cli.progress import say, warn_untrained
 
 model_app = App(name="model", help="Look at checkpoints, and convert them.")
@@ -63,9 +67,13 @@ def convert(
 
 def fill_mask(
     *sequences: Annotated[str, Parameter(help="RNA with <mask> where a nucleotide is to be guessed.")],
-    model: Annotated[str, Parameter(help="Checkpoint: name, folder or hub id.")] = "nano",
+    model: Annotated[
+        str,
+        Parameter(help="Checkpoint: name, folder or hub id; or the address of a server (http://...) of an atlas."),
+    ] = "nano",
     top_k: Annotated[int, Parameter(help="Answers for each mask.")] = 5,
     format: Annotated[Literal["tsv", "jsonl"], Parameter(help="Format of the answer.")] = "tsv",
+    token: Token = None,
 ) -> None:
     """Guess masked nucleotides; scores are over the whole vocabulary."""
     from model import load
@@ -73,10 +81,15 @@ def fill_mask(
 
     if not sequences:
         raise UsageError("name a sequence with <mask> in it, in quotes: raypipe fill-mask 'GGUC<mask>CUCU'")
-    checkpoint = find_checkpoint(model)
-    if not checkpoint.trained:
-        warn_untrained(checkpoint.name)
-    answers = load(checkpoint.path).fill_mask(list(sequences), top_k=top_k)
+    if is_server(model):
+        answers = _asked(model, token, sequences, top_k)
+    else:
+        if token is not None:
+            raise UsageError(f"--token: {model} is no server, so it takes none; leave it out")
+        checkpoint = find_checkpoint(model)
+        if not checkpoint.trained:
+            warn_untrained(checkpoint.name)
+        answers = load(checkpoint.path).fill_mask(list(sequences), top_k=top_k)
     if format == "tsv":
         print("query\tmask\tscore\ttoken_str\tsequence")
     for text, answer in zip(sequences, answers, strict=True):
@@ -87,6 +100,23 @@ def fill_mask(
                     print(json.dumps({"query": text, "mask": number, **found}))
                 else:
                     print(f"{text}\t{number}\t{found['score']:.6f}\t{found['token_str']}\t{found['sequence']}")
+
+
+def _asked(server: str, token: str | None, sequences: Sequence[str], top_k: int) -> list[Any]:
+    """What the model of a server's atlas says, as `Model.fill_mask` says it; but for the numbers of the tokens."""
+    names = [f"query_{number}" for number in range(1, len(sequences) + 1)]
+    answers: dict[str, dict[int, list[dict[str, Any]]]] = {name: {} for name in names}
+    with connect(server, token) as atlas:
+        for row in atlas.fill_mask(dict(zip(names, sequences, strict=True)), top_k):
+            found = {"score": row["probability"], "token_str": row["token"], "sequence": row["sequence"]}
+            answers[row["query"]].setdefault(row["position"], []).append(found)
+    for masks in answers.values():
+        for found in (found for candidates in masks.values() for found in candidates):
+            tokens = re.findall(r"<[a-z]+>|.", found["sequence"])
+            if len(masks) > 1:  # then the special tokens stay
+                tokens = ["<cls>", *(token for token in tokens if token != "<pad>"), "<eos>"]
+            found["sequence"] = " ".join(token for token in tokens if len(masks) > 1 or len(token) == 1)
+    return [list(masks.values()) for masks in answers.values()]
 
 
 def _flat(about: dict[str, Any]) -> list[tuple[str, Any]]:
