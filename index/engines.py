@@ -87,6 +87,10 @@ class Engine(Protocol):
         """
         ...
 
+    def by(self, searched: Any) -> None:
+        """Search by another index that holds the same rows, such as a copy on a GPU (`index.gpu`)."""
+        ...
+
 
 def open_engine(index: Any, scan: Scan, leading: Leading | None = None) -> Engine:
     """The engine for `index`.
@@ -115,8 +119,13 @@ class FlatEngine:
     effort_name, max_effort, refines = "", 0, False
 
     def __init__(self, index: Any, leading: Leading | None = None):
-        self._index, self._leading = index, leading
+        self._index = self._searched = index
+        self._leading = leading
         self._vectors = held_vectors(index)
+
+    def by(self, searched: Any) -> None:
+        """Let something else propose rows, see `Engine`."""
+        self._searched, self._leading = searched, None
 
     def search(self, queries: np.ndarray, k: int, mask: np.ndarray | None, effort: Effort) -> Found:
         num_rows = len(self._vectors)
@@ -132,7 +141,7 @@ class FlatEngine:
         open_lines, fetch = np.arange(len(queries)), min(allowed, wanted + max(16, wanted // 4))
         while len(open_lines) and fetch:
             # A line is settled when nothing beyond what was fetched can reach its k-th place.
-            rough, found = self._index.search(queries[open_lines], fetch, params=parameters)
+            rough, found = self._searched.search(queries[open_lines], fetch, params=parameters)
             values = rescore(found, queries[open_lines], self._vectors)
             rows[open_lines], scores[open_lines] = best(found, values, wanted)
             unsettled = (rough[:, -1] + ROUNDING >= scores[open_lines, -1]) & (fetch < allowed)
@@ -160,8 +169,12 @@ class _Approximate(ABC):
     effort_name, max_effort, refines = "", 0, False
 
     def __init__(self, index: Any, scan: Scan):
-        self._index = index
+        self._index = self._searched = index
         self._scan = scan
+
+    def by(self, searched: Any) -> None:
+        """See `Engine`."""
+        self._searched = searched
 
     def search(self, queries: np.ndarray, k: int, mask: np.ndarray | None, effort: Effort) -> Found:
         num_rows = self._index.ntotal
@@ -239,7 +252,7 @@ class IvfEngine(_Approximate):
 
     def _attempt(self, queries: np.ndarray, k: int, sel: Any, effort: Effort) -> Rows:
         lists = load_faiss().SearchParametersIVF(nprobe=effort.visits, sel=sel)
-        return _by_distance(self._index, queries, k, _nested(self._index, lists, effort.k_factor or K_FACTOR))
+        return _by_distance(self._searched, queries, k, _nested(self._index, lists, effort.k_factor or K_FACTOR))
 
     def _compared(self, queries: np.ndarray, k: int, mask: np.ndarray, allowed: int) -> Rows | None:
         num_rows, num_queries = self._index.ntotal, len(queries)
@@ -291,6 +304,10 @@ class OtherEngine:
         self._index = index
         self._scan = scan
         self.refines = isinstance(index, load_faiss().IndexRefine)
+
+    def by(self, searched: Any) -> None:
+        """See `Engine`; `index.gpu` refuses what is searched here."""
+        self._index = searched
 
     def search(self, queries: np.ndarray, k: int, mask: np.ndarray | None, effort: Effort) -> Found:
         if _nearly_open(mask):

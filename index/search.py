@@ -94,6 +94,7 @@ class Searcher:
         thorough: bool = False,
         version: str | None = None,
         only: Sequence[str] | None = None,
+        gpu: int | None = None,
     ) -> Searcher:
         """Open the live index; its vectors stay on disk, memory-mapped.
 
@@ -102,6 +103,7 @@ class Searcher:
             thorough: compare the checksums of large files too, which reads them whole.
             version: to open, instead of the live one.
             only: names of segments, to search these alone.
+            gpu: number of the GPU to search by copies on; answers are those of the CPU, see `index.gpu`.
 
         Raises:
             StaleIndexError: embeddings or sources changed since the index was built.
@@ -117,7 +119,7 @@ class Searcher:
         if thorough or not isinstance(store.root, RemotePath):  # else its copies are compared, see `held_file`
             verify_files(store, info, thorough=thorough)
         transform = of_index(store, info)
-        opened = cls(store, info, open_segments(store, info, transform), transform, removed_sequences(store))
+        opened = cls(store, info, open_segments(store, info, transform, gpu), transform, removed_sequences(store))
         if only is not None:  # others on this machine may have copies of other segments
             return opened
         folders = {path.rpartition("/")[0] for path in info.files} - {info.version}

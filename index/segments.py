@@ -20,6 +20,7 @@ from index.errors import StaleIndexError, StoreError
 from index.exact import NO_HIT, TopK, best, exact_search
 from index.faiss_runtime import load_faiss, reason
 from index.flat import FlatFiller
+from index.gpu import move
 from index.info import (
     AXES,
     FLAT,
@@ -192,6 +193,10 @@ class Segments:
             for place, (index, bounds) in enumerate(zip(indexes, leading, strict=True))
         ]
 
+    def keep(self, owners: Sequence[Any]) -> None:
+        """Keep what the engines need alive for as long as these segments."""
+        self._owners += owners
+
     @property
     def parts(self) -> list[Part]:
         """All files of vectors, in the order of rows."""
@@ -264,11 +269,14 @@ class Segments:
         return order[np.searchsorted(self.seq_ids[place], found, sorter=order)], scores
 
 
-def open_segments(store: Store, info: IndexInfo, transform: Transform) -> Segments:
+def open_segments(store: Store, info: IndexInfo, transform: Transform, gpu: int | None = None) -> Segments:
     """Open the segments of a published index; vectors stay on disk, memory-mapped.
 
+    Args:
+        gpu: number of the GPU to search by copies on, see `index.gpu`.
+
     Raises:
-        StoreError: a file is missing or damaged, or is not what index.json says.
+        StoreError: a file is missing or damaged, or is not what index.json says; or FAISS cannot use the GPU for it.
     """
     faiss = load_faiss()
     mend = f"build it again: {rebuild(store, info)}"
@@ -300,7 +308,10 @@ def open_segments(store: Store, info: IndexInfo, transform: Transform) -> Segmen
     except (RuntimeError, OSError, ValueError) as error:
         raise StoreError(f"{index_folder(store) / path}: damaged index ({str(error)[-200:]}); {mend}") from error
     parts = [parts_of(store, info, segment) for segment in info.segments]
-    return Segments(indexes, shared, seq_ids, parts, transform, leading)
+    opened = Segments(indexes, shared, seq_ids, parts, transform, leading)
+    if gpu is not None:
+        opened.keep(move(indexes, opened.engines, info.type, gpu))
+    return opened
 
 
 def parts_of(store: Store, info: IndexInfo, segment: Segment) -> list[Part]:
