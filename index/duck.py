@@ -127,9 +127,15 @@ def new_connection(
     if threads is not None:
         config["threads"] = str(threads)
     connection = duckdb.connect(":memory:", config=config)
-    if isinstance(reads, RemotePath):
-        connection.register_filesystem(_remote_files()(reads.filesystem))
+    if reads is not None:
+        let_read(connection, reads)
     return connection
+
+
+def let_read(connection: duckdb.DuckDBPyConnection, root: Place) -> None:
+    """Tell DuckDB how to read the store at `root`, where it has to know; once for each database."""
+    if isinstance(root, RemotePath):
+        connection.register_filesystem(_remote_files()(root.filesystem))
 
 
 def run(connection: duckdb.DuckDBPyConnection, work: Callable[[], T], also: Callable[[], None] | None = None) -> T:

@@ -41,7 +41,7 @@ _HITS = "STRUCT(rank INTEGER, seq_id BIGINT, id VARCHAR, score FLOAT, length INT
 _NO_HIT = -1
 _numbers = itertools.count(1)
 _called = threading.local()
-_functions: dict[int, Functions] = {}
+_all: dict[int, Functions] = {}
 
 
 class Asker(Protocol):
@@ -85,10 +85,11 @@ class Functions:
         self._stopped = threading.Event()
         self._errors: deque[Exception] = deque(maxlen=16)
         self._number = next(_numbers)
+        self._schema = ""
         for name, answer in (("search", self._search), ("neighbors", self._neighbors)):
             self._create(name, answer, ["VARCHAR", "BIGINT", "VARCHAR"], _HITS)
         self._create("embed", self._embed, ["VARCHAR"], "FLOAT[]")
-        _functions[self._number] = self
+        _all[self._number] = self
 
     def _create(self, name: str, answer: Callable[..., pa.Array], takes: list[str], gives: str) -> None:
         # Without side effects, as DuckDB calls them, a call with constants would be made twice.
@@ -106,6 +107,7 @@ class Functions:
             schema: as SQL, such as "memory.main".
             comment: what DuckDB shows of them.
         """
+        self._schema = schema
         execute = self._connection.execute
         for name, asked in (("search", "q"), ("neighbors", "id")):
             execute(
@@ -116,9 +118,15 @@ class Functions:
         execute(f"CREATE OR REPLACE MACRO {schema}.embed(seq) AS {self.inner('embed')}(seq::VARCHAR)")
         execute(f"COMMENT ON MACRO {schema}.embed IS {duck.literal(comment)}")
 
+    def replace_others(self) -> None:
+        """Take back what was registered before in the same connection and schema, and is behind no macro any more."""
+        for other in list(_all.values()):
+            if other is not self and other._connection is self._connection and other._schema == self._schema:
+                other.remove()
+
     def remove(self) -> None:
         """Take the scalar functions back; what is asked of them from now on is an error of DuckDB's."""
-        if _functions.pop(self._number, None) is not None:
+        if _all.pop(self._number, None) is not None:
             for name in NAMES:
                 with suppress(duckdb.Error):  # the connection is closed, and they went with it
                     self._connection.remove_function(self.inner(name))
@@ -253,5 +261,5 @@ def said(error: Exception) -> StoreError:
 
 @atexit.register
 def _remove_all() -> None:
-    for functions in list(_functions.values()):
+    for functions in list(_all.values()):
         functions.remove()

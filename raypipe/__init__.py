@@ -32,6 +32,7 @@ __all__ = [
     "__version__",
     "connect",
     "connect_async",
+    "register",
 ]
 __version__ = "0.1.0"
 SERVERS = ("http://", "https://")
@@ -76,6 +77,28 @@ async def connect_async(target: Any, token: str | None = None, **options: Any) -
     if is_server(target):
         return AsyncRemoteAtlas(target, token, **options)
     return AsyncAtlas(connect(target, token, **options))
+
+
+def register(connection: Any, atlas: Any, *, schema: str | None = None) -> None:
+    """Let SQL in a DuckDB connection read and search an atlas.
+
+    It gets views of sequences, records, rejects, embeddings, neighbors (the graph, where there is one), predictions and
+    annotation tables, as they are now, and the functions search('GGUC', k := 10, filter := 'taxid = 9606'),
+    neighbors('id') and embed(sequence). Called again, it renews them. Cursors of the connection see them too.
+
+    Args:
+        connection: of DuckDB; it stays open until it is closed.
+        atlas: an atlas, its folder or URI, or a server's address. Of an atlas behind a server there are the functions
+            only; its tables are read by `RemoteAtlas.sql`.
+        schema: where in the connection's database, such as "rna" for rna.records; by default the present one.
+
+    Raises:
+        AtlasError: a name is taken by something else in the connection; give a schema. Or the atlas cannot be read.
+    """
+    _pin()
+    from raypipe.registering import register as register_in
+
+    register_in(connection, atlas, schema=schema)
 
 
 def is_server(target: Any) -> bool:

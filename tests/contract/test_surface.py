@@ -23,6 +23,7 @@ PUBLIC = {
         "__version__",
         "connect",
         "connect_async",
+        "register",
     ],
     "model": [
         "AidoRnaConfig",
@@ -71,6 +72,7 @@ VERBS = [
     "eval mlm",
     "eval retrieval",
     "eval structure",
+    "export",
     "fill-mask",
     "finetune",
     "index",
