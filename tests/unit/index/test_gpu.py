@@ -93,7 +93,8 @@ def test_more_neighbours_than_a_gpu_gives_are_found_on_the_cpu() -> None:
     index.add(np.eye(4, dtype=np.float32).repeat(1000, 0))
     routed = Routed(index, None)
     assert routed.search(np.ones((1, 4), np.float32), MOST + 1)[1].shape == (1, MOST + 1)
-    lists = faiss.SearchParametersIVF(nprobe=MOST + 1)
+    lists = faiss.SearchParametersIVF()
+    lists.nprobe = MOST + 1
     assert routed.search(np.ones((1, 4), np.float32), 3, lists)[1].shape == (1, 3)
 
 

@@ -8,6 +8,10 @@ import torch
 
 import model
 from model import HeadConfig
+from model.float8 import check_float8, emulated, float8_linear, quantise
+from model.packing import Layout
+from model.pooling import pool
+from model.steps import no_compiler
 
 pytestmark = [
     pytest.mark.gpu,
@@ -42,6 +46,51 @@ def test_company_in_the_batch_does_not_matter(seqs: list[str]) -> None:
     alone = np.concatenate([half.embed([seq]) for seq in seqs])
     cosine = (together * alone).sum(1) / np.linalg.norm(together, axis=1) / np.linalg.norm(alone, axis=1)
     assert cosine.min() >= 0.9999
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8"])
+def test_company_in_a_constant_batch_changes_no_bit(seqs: list[str], dtype: str) -> None:
+    half = model.load("nano", device="cuda", dtype=dtype)
+    if half.compiled:
+        assert no_compiler() == ""
+    rng = np.random.default_rng(3)
+    found = []
+    for _ in range(3):
+        others = ["".join(rng.choice(list("ACGU"), n)) for n in rng.integers(1, 400, 60)]
+        found.append(half.embed([*others, *seqs], max_tokens=4224)[-len(seqs) :])
+    # The last sequence is read in windows, whose vectors may be added in another order.
+    assert all(np.array_equal(rows[:-1], found[0][:-1]) for rows in found)
+
+
+def test_compiled_layers_are_the_plain_ones(seqs: list[str]) -> None:
+    if no_compiler():
+        pytest.skip(no_compiler())
+    many = seqs * 4
+    plain = model.load("nano", device="cuda", dtype="bfloat16", compile=False).embed(many, max_tokens=4224)
+    fused = model.load("nano", device="cuda", dtype="bfloat16", compile=True).embed(many, max_tokens=4224)
+    cosine = (plain * fused).sum(1) / np.linalg.norm(plain, axis=1) / np.linalg.norm(fused, axis=1)
+    assert cosine.min() >= 0.9999
+
+
+def test_8_bits_are_those_that_are_emulated() -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(256, 512), torch.randn(1664, 512), torch.randn(1664)
+    x, weight, bias = (each.to("cuda", torch.bfloat16) for each in (x, weight, bias))
+    check_float8(model.load("nano").config, x.device)
+    expected = emulated(quantise(x), quantise(weight), bias, torch.bfloat16).float()
+    found = float8_linear(x, quantise(weight), bias).float()
+    assert (found - expected).abs().max() <= expected.abs().max() / 100
+
+
+def test_pooling_in_one_kernel_equals_the_cpu() -> None:
+    torch.manual_seed(0)
+    lengths = [300, 75, 75, 24, 3]
+    hidden, weights = torch.randn(sum(lengths), 64), torch.rand(sum(lengths))
+    cpu, cuda = Layout.of(lengths), Layout.of(lengths, "cuda")
+    for pooling in ("mean", "max", "cls"):
+        expected = pool(hidden, cpu, pooling, weights)
+        found = pool(hidden.cuda(), cuda, pooling, weights.cuda()).cpu()
+        assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_heads_and_variants_equal_the_cpu(seqs: list[str]) -> None:
