@@ -1,6 +1,7 @@
 // What was typed, as queries; and the whole question as the part of the address behind #, which no server sees.
 
-const LETTERS = /^[ACGUTRYSWKMBDHVNI.\-*\s\d]+$/i;
+// Words of nucleotides, which numbers of lines and gaps may stand between, as in GenBank's own layout.
+const LETTERS = /^(\d+\s+)?[ACGUTRYSWKMBDHVNI.\-*]+(\s+([ACGUTRYSWKMBDHVNI.\-*]+|\d+))*$/i;
 const LONGEST_LINK = 16000; // characters
 
 /** What `text` means.
@@ -10,7 +11,7 @@ export function parseQueries(text, as = "auto") {
   const trimmed = text.trim();
   if (!trimmed) return { kind: "none", names: [], values: [] };
   if (as !== "ids" && /^[>;]/m.test(trimmed)) return parseFasta(trimmed);
-  if (as === "sequences" || (as === "auto" && LETTERS.test(trimmed) && /[A-Z]/i.test(trimmed))) {
+  if (as === "sequences" || (as === "auto" && LETTERS.test(trimmed))) {
     return { kind: "sequences", names: ["query_1"], values: [bare(trimmed)] };
   }
   const ids = [...new Set(trimmed.split(/[\s]+/).map((id) => id.replace(/,$/, "")).filter(Boolean))];
@@ -34,8 +35,7 @@ function parseFasta(text) {
   return { kind: "sequences", names, values };
 }
 
-// Line numbers and gaps between blocks, as in GenBank's own layout, are no letters.
-const bare = (text) => text.replace(/[\s\d]+/g, "");
+const bare = (text) => text.replace(/(^|\s)\d+(?=\s|$)|\s+/g, "");
 
 /** The question as the part of the address behind #. */
 export function toHash(question) {
