@@ -32,6 +32,7 @@ from index.store import Store
 from index.versions import CURRENT
 
 BATCH = 65_536
+MEND = "remove it, and hits are slower, or annotate again"
 MEMORY_LIMIT = "2GB"  # else blocks of the database are kept until the machine is full
 
 
@@ -77,6 +78,26 @@ class AnnotationRows:
         """Whether the database is still the one that was opened: an atlas may be made anew in the same place."""
         return self._made is not None and _stamp(self._file) == self._made
 
+    def check(self) -> None:
+        """Read all mapped files, and compare them with the tables.
+
+        Raises:
+            StoreError: one is damaged, or is not of its table.
+        """
+        for name, mapped in self._mapped.items():
+            if mapped is None:
+                continue
+            file = self._root / FOLDER / copies.original(self._file).stem / f"{name}.arrow"
+            try:
+                mapped.validate(full=True)
+            except pa.ArrowInvalid as error:
+                raise StoreError(f"{file}: damaged ({error}); {MEND}") from error
+            with self._connection.cursor() as cursor:
+                table = f"{ALIAS}.main.{duck.identifier(name)}"
+                rows = cursor.execute(f"SELECT DISTINCT seq_id FROM {table} ORDER BY seq_id").fetchnumpy()["seq_id"]
+            if not np.array_equal(rows, numbers(mapped.column("seq_id"))):
+                raise StoreError(f"{file}: damaged, its sequences are not those of the table; {MEND}")
+
     def _by_sql(self, seq_ids: np.ndarray, asked: dict[str, tuple[str, str]], *, all_rows: bool) -> dict[str, pa.Array]:
         result: dict[str, pa.Array] = {}
         with self._connection.cursor() as cursor:
@@ -99,16 +120,16 @@ class AnnotationRows:
     def _open(self, table: str) -> pa.RecordBatch | None:
         """The mapped file of a table; None in versions of before there were any."""
         version = copies.original(self._file).stem
-        mend = "remove it, and hits are slower, or annotate again"
         try:
-            file = copies.fetch(self._root, FOLDER, version, f"{table}.arrow", mend=mend)
-            if not file.is_file():
-                return None
-            return open_mapped(file)
+            file = copies.fetch(self._root, FOLDER, version, f"{table}.arrow", mend=MEND)
         except FileNotFoundError:
             return None
+        if not file.is_file():
+            return None
+        try:
+            return open_mapped(file)
         except StoreError as error:
-            raise StoreError(f"{error}; {mend}") from error
+            raise StoreError(f"{error}; {MEND}") from error
 
 
 def open_rows(store: Store) -> AnnotationRows | None:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from index import duck
+from index.annotation_rows import open_rows
 from index.annotation_tables import ALIAS, attach, list_tables, live_database
 from index.errors import StoreError, UnreachableError
 from index.info import checksum, current_info, rebuild, verify_files
@@ -234,6 +235,8 @@ def _check_annotations(store: Store, section: Section, deep: bool) -> None:
                     name = f"{ALIAS}.main.{duck.identifier(table.name)}"
                     # DuckDB compares the checksum of every block that it reads.
                     duck.run(connection, connection.sql(f"SELECT bit_xor(hash(t)) FROM {name} t").fetchall)
+            if (opened := open_rows(store)) is not None:
+                opened.check()
     except duckdb.Error as error:
         text = f"{file}: damaged ({duck.first_lines(error)}); remove it and CURRENT beside it, annotate again"
         section.problems.append(Problem(text))

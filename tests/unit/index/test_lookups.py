@@ -16,7 +16,7 @@ from index.annotation_tables import annotations_folder
 from index.annotations import annotate
 from index.build import build_index
 from index.catalog import Catalog
-from index.errors import QuestionError, UnknownRecordError
+from index.errors import QuestionError, StoreError, UnknownRecordError
 from index.hits import hit_table, resolve_ids
 from index.info import checksum
 from index.removals import remove_records
@@ -66,6 +66,12 @@ def refused(store: Store, ids: list[str], searcher: Searcher, kind: type[Excepti
 def add(store: Store, **tables) -> None:
     with store.lock():
         annotate(store, tables)
+
+
+def checked(store: Store) -> None:
+    opened = open_rows(store)
+    assert opened is not None
+    opened.check()
 
 
 def notes(store: Store, searcher: Searcher, seq_ids: list[int], column: str = "n", **options) -> list:
@@ -138,6 +144,21 @@ def test_annotation_rows(store, tmp_path, monkeypatch):
         if mapped:  # a version of before there were such files
             shutil.rmtree(on_disk(annotations_folder(store)) / "000001")
             monkeypatch.setattr("index.annotation_rows._OPENED", {})
+
+
+def test_damaged_mapped_rows(store, tmp_path, monkeypatch):
+    (tmp_path / "t.tsv").write_text("id\tn\nb\t1\na\t2\n")
+    add(store, t=tmp_path / "t.tsv")
+    checked(store)
+    file = on_disk(annotations_folder(store)) / "000001" / "t.arrow"
+    content = file.read_bytes()
+    place = content.rindex(np.array([0, 1], np.int64).tobytes())
+    changed = content[:place] + np.array([0, 3], np.int64).tobytes() + content[place + 16 :]
+    for damaged, message in ((changed, "its sequences are not those of the table"), (content[:-300], "damaged")):
+        file.write_bytes(damaged)
+        monkeypatch.setattr("index.annotation_rows._OPENED", {})
+        with pytest.raises(StoreError, match=rf"t\.arrow: .*{message}.*; remove it, and hits are slower"):
+            checked(store)
 
 
 def test_a_version_that_was_opened_stays(store, tmp_path):
