@@ -21,6 +21,10 @@ from model.windows import pair_coverage
 LONGEST_MAP = 8192
 """Nucleotides of the longest sequence that a contact or structure head maps: 268 MB a label."""
 
+ALIKE_PAIRS = {"cpu": 0, "cuda": 1 << 19}
+"""Pairs of nucleotides that a head over pairs maps at once, of sequences of one length: three maps of 128 MiB. A CPU
+gains nothing by it, a GPU would be busy with starting kernels."""
+
 Reduce = Callable[[int, np.ndarray], Any]
 """(index of the sequence, its logits) -> what is kept of them."""
 
@@ -76,7 +80,8 @@ class HeadRun:
                     "truncated",
                     index=int(over[0]),
                 )
-            self.consumer = Windowed(windows, last, self._take)
+            pairs = ALIKE_PAIRS[next(module.parameters()).device.type]
+            self.consumer = Windowed(windows, last, self._take, self._take_alike, pairs)
 
     def _apply(self, states: Tensor) -> Tensor:
         """The head, in evaluation mode whatever mode it is in: no dropout."""
@@ -88,6 +93,10 @@ class HeadRun:
 
     def _take(self, index: int, parts: list[tuple[int, Tensor]]) -> None:
         self._keep(index, _merge([(start, to_numpy(self._apply(states))) for start, states in parts]))
+
+    def _take_alike(self, indices: list[int], states: Tensor) -> None:
+        for index, logits in zip(indices, to_numpy(self._apply(states)), strict=True):
+            self._keep(index, logits)
 
     def _keep(self, index: int, logits: np.ndarray) -> None:
         refuse_nan(logits, index, f"the head {self._name!r}")

@@ -124,7 +124,7 @@ class TokenHead(LinearHead):
 
 
 class ContactHead(LinearHead):
-    """Every pair of nucleotides of one sequence, (L, D) -> (L, L, C), exactly symmetric.
+    """Every pair of nucleotides of one sequence, (L, D) -> (L, L, C), exactly symmetric; or of several of one length.
 
     With z what the linear map is given, logit[i, j, c] = sum over d of z[i, d] z[j, d] W[c, d], plus the bias: the
     reference's linear map of the element-wise product z_i * z_j. It is computed here as one matrix product per label,
@@ -133,9 +133,9 @@ class ContactHead(LinearHead):
     """
 
     def score(self, x: Tensor) -> Tensor:
-        """(L, D) -> (L, L, C)."""
-        maps = torch.stack([(x * row) @ x.T for row in self.decoder.weight], dim=-1)
-        maps = (maps + maps.transpose(0, 1)) / 2
+        """(L, D) -> (L, L, C); of several sequences of one length (S, L, D) -> (S, L, L, C)."""
+        maps = torch.stack([(x * row) @ x.mT for row in self.decoder.weight], dim=-1)
+        maps = (maps + maps.transpose(-3, -2)) / 2
         return maps if self.decoder.bias is None else maps + self.decoder.bias
 
 

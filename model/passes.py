@@ -181,32 +181,58 @@ class Windowed:
         layer: which state.
         take: called with a sequence's index and, for each of its windows in order, the first nucleotide and the
             (nucleotides of the window, D) float32 states without special tokens, on the device.
+        take_alike: takes sequences of one length, each read in one window, together instead: their indices, and their
+            (S, L, D) states. They stand side by side in a batch.
+        pairs: of nucleotides, that may be taken together.
     """
 
-    def __init__(self, windows: Windows, layer: int, take: Callable[[int, list[tuple[int, Tensor]]], None]) -> None:
+    def __init__(
+        self,
+        windows: Windows,
+        layer: int,
+        take: Callable[[int, list[tuple[int, Tensor]]], None],
+        take_alike: Callable[[list[int], Tensor], None] | None = None,
+        pairs: int = 0,
+    ) -> None:
         self.layer = layer
         self._windows = windows
-        self._take = take
+        self._take, self._take_alike, self._pairs = take, take_alike, pairs
         self._pending: dict[int, dict[int, Tensor]] = {}
 
     def add(self, batch: Batch, hidden: Tensor) -> None:
         """See `Consumer`."""
         windows = self._windows
-        begin = 0
-        for window, length in zip(batch.windows.tolist(), batch.layout.lengths, strict=True):
-            states = hidden[begin + 1 : begin + length - 1]
-            begin += length
-            sequence = int(windows.sequence[window])
-            if windows.count[sequence] == 1:
-                self._take(sequence, [(0, states.float())])
-                continue
-            # Windows wait in the machine's memory, not on the device, and as copies: a view would keep the batch.
-            parts = self._pending.setdefault(sequence, {})
-            parts[window] = states.float().cpu().clone()
-            if len(parts) == windows.count[sequence]:
-                del self._pending[sequence]
-                own = [(int(windows.start[w]), parts[w].to(hidden.device)) for w in sorted(parts)]
-                self._take(sequence, own)
+        first = 0
+        for run in batch.layout.runs:
+            chosen = batch.windows[first : first + run.count]
+            first += run.count
+            states = hidden[run.start : run.stop].unflatten(0, (run.count, run.length))[:, 1:-1]
+            alone = windows.count[windows.sequence[chosen]] == 1
+            many = self._pairs // max(1, run.length - 2) ** 2
+            if many > 1 and alone.sum() > 1:
+                assert self._take_alike is not None
+                for start in range(0, int(alone.sum()), many):
+                    some = np.flatnonzero(alone)[start : start + many]
+                    alike = states[torch.from_numpy(some).to(hidden.device)]
+                    self._take_alike(windows.sequence[chosen[some]].tolist(), alike.float())
+            else:
+                alone[:] = False
+            for place in np.flatnonzero(~alone).tolist():
+                self._add_window(int(chosen[place]), states[place])
+
+    def _add_window(self, window: int, states: Tensor) -> None:
+        windows = self._windows
+        sequence = int(windows.sequence[window])
+        if windows.count[sequence] == 1:
+            self._take(sequence, [(0, states.float())])
+            return
+        # Windows wait in the machine's memory, not on the device, and as copies: a view would keep the batch.
+        parts = self._pending.setdefault(sequence, {})
+        parts[window] = states.float().cpu().clone()
+        if len(parts) == windows.count[sequence]:
+            del self._pending[sequence]
+            own = [(int(windows.start[w]), parts[w].to(states.device)) for w in sorted(parts)]
+            self._take(sequence, own)
 
 
 def refuse_nan(values: np.ndarray, index: int, what: str) -> None:

@@ -40,7 +40,7 @@ class _Residual(nn.Module):
         return x + y[0]
 
     def infer(self, x: Tensor, rows: int) -> Tensor:
-        """The same without gradients, in place: x is overwritten, and two more maps of its size live beside it."""
+        """(S, K, L, L) without gradients, in place: x is overwritten, and two more maps of its size live beside it."""
         y = _normalise(_convolve(self.conv1, x, torch.empty_like(x), rows))
         z = _normalise(_convolve(self.conv2, y, torch.empty_like(x), rows))
         del y
@@ -57,8 +57,8 @@ class StructureHead(nn.Module):
     The interleaved vectors are never made (L * L * 2 D numbers): with A the even and B the odd columns of the linear
     map, channels(i, j) = A z_i + B z_j + b. Without gradients the convolutions run over blocks of rows, and at most
     three maps of K * L * L float32 (267 MB each at 1022 nucleotides) live at a time; with gradients autograd keeps
-    about twenty. One sequence is computed at a time: the reference's instance norm sees the padding of a batch, so its
-    maps depend on what else is in the batch; these do not.
+    about twenty. Sequences of one length may be computed together, never padded: the reference's instance norm sees the
+    padding of a batch, so its maps depend on what else is in the batch; these do not.
 
     Args:
         config: of the head.
@@ -85,17 +85,19 @@ class StructureHead(nn.Module):
         """Logits of base pairs.
 
         Args:
-            hidden: (L, D) states of the nucleotides (special tokens left out), of any floating point type.
+            hidden: (L, D) states of the nucleotides (special tokens left out), of any floating point type; without
+                gradients also (S, L, D), of S sequences of one length.
             rows: rows of the map that one convolution takes at a time where no gradients are asked for; the logits do
                 not depend on it. None chooses by memory.
 
         Returns:
-            (L, L) float32.
+            (L, L) float32, or (S, L, L).
         """
-        length = len(hidden)
+        *several, length, _ = hidden.shape
         if length < 2:
             # Nothing but the diagonal, and instance norm has no statistics of one value.
-            return hidden.new_zeros(length, length, dtype=self.projection.weight.dtype) + 0 * self.projection.bias[0]
+            nothing = hidden.new_zeros(*several, length, length, dtype=self.projection.weight.dtype)
+            return nothing + 0 * self.projection.bias[0]
         with torch.autocast(hidden.device.type, enabled=False), _full_float32():
             left, right = self._halves(hidden)
             if torch.is_grad_enabled():
@@ -104,53 +106,56 @@ class StructureHead(nn.Module):
                     x = block(x)
                 logits = self.prediction(x[None].float())[0, 0]
             else:
-                logits = self._infer(left, right, rows or max(1, _BLOCK_PAIRS // length))
+                left, right = (x.view(-1, CHANNELS, length) for x in (left, right))
+                logits = self._infer(left, right, rows or _BLOCK_PAIRS // (length * len(left)))
+                logits = logits.view(*several, length, length)
         upper = logits.triu(1)
-        return upper + upper.T
+        return upper + upper.mT
 
     def _halves(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """A z + b and B z for every nucleotide, each (K, L)."""
+        """A z + b and B z for every nucleotide, each (..., K, L)."""
         weight = self.projection.weight
         hidden = hidden.to(weight.dtype)
         left = F.linear(hidden, weight[:, 0::2], self.projection.bias)
-        return left.T, F.linear(hidden, weight[:, 1::2]).T
+        return left.mT, F.linear(hidden, weight[:, 1::2]).mT
 
     def _infer(self, left: Tensor, right: Tensor, rows: int) -> Tensor:
-        length = left.shape[1]
-        x = left.new_empty(CHANNELS, length, length)
+        """From the halves, (S, K, L) each, to (S, 1, L, L)."""
+        length, rows = left.shape[-1], max(1, rows)
+        x = left.new_empty(*left.shape, length)
         for start in range(0, length, rows):
             stop = min(start + rows, length)
-            x[:, start:stop] = _pairs(left, right, start, stop)
+            x[:, :, start:stop] = _pairs(left, right, start, stop)
         for block in self.convnet:
             assert isinstance(block, _Residual)
             x = block.infer(x, rows)
-        return _convolve(self.prediction, x, x.new_empty(1, length, length), rows)[0]
+        return _convolve(self.prediction, x, x.new_empty(len(x), 1, length, length), rows)
 
 
 def _pairs(left: Tensor, right: Tensor, start: int, stop: int) -> Tensor:
     """Channels of the pairs (i, j) with start <= i < stop: left[i] + right[j] for i <= j, else left[j] + right[i]."""
-    columns = torch.arange(left.shape[1], device=left.device)
-    upper = left[:, start:stop, None] + right[:, None]
-    lower = right[:, start:stop, None] + left[:, None]
+    columns = torch.arange(left.shape[-1], device=left.device)
+    upper = left[..., start:stop, None] + right[..., None, :]
+    lower = right[..., start:stop, None] + left[..., None, :]
     return torch.where(columns[start:stop, None] <= columns, upper, lower)
 
 
 def _convolve(conv: nn.Conv2d, x: Tensor, out: Tensor, rows: int) -> Tensor:
-    """A convolution of (K, L, L) into `out`, some rows at a time; `out` may be `x` where the kernel is 1x1."""
-    length = x.shape[1]
+    """A convolution of (S, K, L, L) into `out`, some rows at a time; `out` may be `x` where the kernel is 1x1."""
+    length = x.shape[2]
     reach = (conv.kernel_size[0] - 1) // 2
     for start in range(0, length, rows):
         stop = min(start + rows, length)
         first, last = max(start - reach, 0), min(stop + reach, length)
         # The rows beside the block are there for their neighbours; their own values, cut off at the edge, are dropped.
-        done = conv(x[None, :, first:last])[0]
-        out[:, start:stop] = done[:, start - first : stop - first]
+        done = conv(x[:, :, first:last])
+        out[:, :, start:stop] = done[:, :, start - first : stop - first]
     return out
 
 
 def _normalise(x: Tensor) -> Tensor:
-    """Instance norm and ReLU of (K, L, L), in place."""
-    variance, mean = torch.var_mean(x, dim=(1, 2), correction=0, keepdim=True)
+    """Instance norm and ReLU of (S, K, L, L), in place."""
+    variance, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
     return x.sub_(mean).mul_(torch.rsqrt(variance + NORM_EPS)).relu_()
 
 
