@@ -129,7 +129,7 @@ def _fill(connection: duckdb.DuckDBPyConnection, staged: Staged, place: int, on:
     for here, there in ((_PLAIN, _WITH_TAXID), (_WITH_TAXID, _PLAIN)):
         connection.execute(
             f"INSERT INTO key_map SELECT key, seq_id, arg_min(r.id, place) "
-            f"FROM (SELECT key FROM keys WHERE {here.format('key')} AND key NOT IN (SELECT key FROM key_map)) "
+            f"FROM (SELECT key FROM keys ANTI JOIN key_map USING (key) WHERE {here.format('key')}) "
             f"JOIN (SELECT * FROM targets WHERE {there.format('id')}) r ON left(key, 13) = left(r.id, 13) "
             f"GROUP BY key, seq_id"
         )

@@ -22,7 +22,15 @@ from index.annotation_shapes import COORDINATES
 from index.annotation_tables import META_SCHEMA, META_TABLE, REJECTS_TABLE, AnnotationTable
 from index.errors import StoreError
 
+FIRST_ROWS = 20_000
 _NUMBER = r"-?(0|[1-9][0-9]{0,17})(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?"
+
+
+_TESTS = {
+    "BIGINT": "coalesce(TRY_CAST({0} AS BIGINT)::VARCHAR = {0}, false)",
+    "DOUBLE": f"regexp_full_match({{0}}, '{_NUMBER.replace('{', '{{').replace('}', '}}')}')",
+    "BOOLEAN": "lower({0}) IN ('true', 'false')",
+}
 
 
 @dataclass(frozen=True)
@@ -204,20 +212,16 @@ def _types(connection: duckdb.DuckDBPyConnection, staged: Staged, matched: Match
     described = [str(row[1]) for row in connection.execute("DESCRIBE staged").fetchall()]
     if staged.typed:
         return described
-    tests = []
-    for place in range(len(described)):
-        column = f"c{place}"
-        for test in (
-            f"coalesce(TRY_CAST({column} AS BIGINT)::VARCHAR = {column}, false)",
-            f"regexp_full_match({column}, '{_NUMBER}')",
-            f"lower({column}) IN ('true', 'false')",
-        ):
-            # An empty field fits any type; a column of nothing else stays text.
-            tests.append(f"coalesce(bool_and({test}) FILTER ({column} IS NOT NULL), false)")
-    answers = connection.execute(f"SELECT {', '.join(tests)} FROM staged").fetchall()[0]
-    types = []
-    for place in range(len(described)):
-        whole, number, truth = answers[3 * place : 3 * place + 3]
-        types.append("BIGINT" if whole else "DOUBLE" if number else "BOOLEAN" if truth else "VARCHAR")
-    types[matched.place] = "VARCHAR"
-    return types
+    tests = [(place, type_) for place in range(len(described)) if place != matched.place for type_ in _TESTS]
+    # What does not hold for the first rows need not be asked of all.
+    for source in (f"(FROM staged LIMIT {FIRST_ROWS})", "staged"):
+        # An empty field fits any type; a column of nothing else stays text.
+        empty = source != "staged"
+        asked = [
+            f"coalesce(bool_and({_TESTS[type_].format(f'c{place}')}) FILTER (c{place} IS NOT NULL), {empty})"
+            for place, type_ in tests
+        ]
+        answers = connection.execute(f"SELECT {', '.join(asked)} FROM {source}").fetchall()[0] if asked else ()
+        tests = [test for test, holds in zip(tests, answers, strict=True) if holds]
+    types = dict(reversed(tests))  # the first that holds
+    return [types.get(place, "VARCHAR") for place in range(len(described))]

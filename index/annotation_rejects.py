@@ -42,7 +42,7 @@ def keep_aside(connection: duckdb.DuckDBPyConnection, path: Path, table: str, sh
     connection.execute("DROP TABLE reject_errors; DROP TABLE reject_scans")
     if shape.comments:
         connection.execute(
-            "DELETE FROM bad WHERE line >= (SELECT coalesce(min(line), 9000000000000000) FROM bad WHERE starts_with(text, ?)) "
+            "DELETE FROM bad WHERE line >= (SELECT min(line) FROM bad WHERE starts_with(text, ?)) "
             "OR text[1] = '#' OR regexp_matches(text, '^(track|browser)\\s')",
             [_FASTA],
         )

@@ -8,6 +8,8 @@ what it has not: all rows of a sequence, and columns of lists and structs.
 from __future__ import annotations
 
 import atexit
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -27,9 +29,9 @@ from index.annotation_tables import (
 )
 from index.errors import StoreError
 from index.mapped import can_map, numbers, open_mapped, places, take, write_mapped
-from index.places import Place
+from index.places import Place, RemotePath
 from index.store import Store
-from index.versions import CURRENT
+from index.versions import CURRENT, current
 
 BATCH = 65_536
 MEND = "remove it, and hits are slower, or annotate again"
@@ -138,8 +140,8 @@ def open_rows(store: Store) -> AnnotationRows | None:
     Raises:
         StoreError: it is missing or damaged.
     """
-    current = annotations_folder(store) / CURRENT
-    stamp = _stamp(current)
+    pointer = annotations_folder(store) / CURRENT
+    stamp = _stamp(pointer)
     if stamp is None:
         return None
     opened = _OPENED.get(store.root)
@@ -151,7 +153,7 @@ def open_rows(store: Store) -> AnnotationRows | None:
             return None
         opened = AnnotationRows(store.root, file, tables_in(file), stamp)
     except (StoreError, FileNotFoundError):
-        if _stamp(current) == stamp:
+        if _stamp(pointer) == stamp:
             raise
         return open_rows(store)  # newer versions came meanwhile, and it was removed
     while len(_OPENED) >= MOST_OPEN:
@@ -173,6 +175,21 @@ def write_rows(connection: duckdb.DuckDBPyConnection, table: str, key_column: st
     schema = pa.schema([empty.field(name) for name in names])
     batches = duck.batches(connection, f"SELECT {chosen} FROM {table}", BATCH)
     write_mapped(file, schema, _first_of_each(batches))
+
+
+def keep_rows(store: Store, table: str, file: Path) -> bool:
+    """Take over the mapped file of a table that stays as it is in the next version; whether there is one at hand."""
+    live = current(annotations_folder(store))
+    if live is None or isinstance(store.root, RemotePath):
+        return False
+    standing = store.root / FOLDER / live / f"{table}.arrow"
+    try:
+        os.link(standing, file)
+    except FileNotFoundError:
+        return False
+    except OSError:  # a file system without links
+        shutil.copyfile(standing, file)
+    return True
 
 
 def _find(known: np.ndarray, seq_ids: np.ndarray) -> np.ndarray:

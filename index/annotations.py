@@ -15,7 +15,7 @@ import duckdb
 from index import duck, files, versions
 from index.annotation_keys import load_column, load_records
 from index.annotation_load import TableReport, copy_table, describe, join_again, load, make_database
-from index.annotation_rows import write_rows
+from index.annotation_rows import keep_rows, write_rows
 from index.annotation_tables import AnnotationTable, annotations_folder, attach, list_tables, live_database
 from index.errors import StoreError
 from index.info import checksum
@@ -76,10 +76,11 @@ def annotate(
             renewed = {name.lower(): name for name, report in reports.items() if report is None}
             kept = [table for name, table in before.items() if name not in renewed]
 
-            def finish(name: str, meta: dict[str, Any]) -> None:
+            def finish(name: str, meta: dict[str, Any], *, stays: bool = False) -> None:
                 describe(connection, name, meta)
-                quoted = duck.identifier(name)
-                write_rows(connection, f"new.main.{quoted}", meta["key_column"], rows / f"{name}.arrow")
+                file = rows / f"{name}.arrow"
+                if not (stays and keep_rows(store, name, file)):
+                    write_rows(connection, f"new.main.{duck.identifier(name)}", meta["key_column"], file)
 
             def write() -> None:
                 connection.execute(f"ATTACH {duck.literal(work / 'staging.duckdb')} AS staging")
@@ -91,7 +92,7 @@ def annotate(
                     again = [table for table in again if table not in stale]
                 for table in again:
                     copy_table(connection, table)
-                    finish(table.name, table.meta)
+                    finish(table.name, table.meta, stays=True)
                 if base is None:
                     load_records(connection, store)
                 else:
