@@ -14,6 +14,7 @@ from model.head_files import HeadFile
 from model.structure import Pairs, parse_dot_bracket
 from raypipe.checkpoints import Checkpoint
 from raypipe.errors import RaypipeError, UsageError
+from raypipe.evaluation.embedding import computation
 from raypipe.evaluation.folding_rules import most_pairs, strongest_helices
 from raypipe.evaluation.structure_settings import StructureEvalSettings
 
@@ -99,7 +100,8 @@ def of_head(checkpoint: Checkpoint, head: HeadFile, settings: StructureEvalSetti
     run = RunSettings(model=str(checkpoint.asked), on_long=settings.on_long)
     (made,) = describe_heads(run, checkpoint, [head], **told)
     ask = Ask(settings.on_long, settings.max_tokens, settings.threshold, settings.pseudoknots)
-    answerer = Answerer(checkpoint, [made], ask, device=settings.device, dtype=settings.dtype)
+    device, dtype = computation(settings)
+    answerer = Answerer(checkpoint, [made], ask, device=device, dtype=dtype)
 
     def fold(sequences: list[str]) -> list[Pairs | None]:
         answers = answerer(sequences)
