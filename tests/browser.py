@@ -9,8 +9,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+PATIENCE_MS = 20_000  # a busy machine is no failure
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -29,6 +30,7 @@ def browsing() -> Iterator[Browser]:
     program = shutil.which("chromium")
     if program is None:
         pytest.skip("needs Chromium (the program chromium)")
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
         try:
@@ -47,7 +49,7 @@ class Visit:
 
     def __init__(self, browser: Browser, *, width: int = 1280, height: int = 800, **options: Any):
         self.context: BrowserContext = browser.new_context(viewport={"width": width, "height": height}, **options)
-        self.context.set_default_timeout(15_000)
+        self.context.set_default_timeout(PATIENCE_MS)
         self.page: Page = self.context.new_page()
         self.failures: list[str] = []
         self.asked: list[str] = []
