@@ -120,8 +120,8 @@ def make_map(
 
 
 def draw(kinds: np.ndarray, sample: int, generator: np.random.Generator) -> np.ndarray:
-    """A stratified sample: half of it is shared out evenly among the kinds, so that rare ones are seen, the rest by
-    their sizes.
+    """A stratified sample: half of it is shared out evenly among the kinds, and each has one where that is possible, so
+    that rare ones are seen; the rest goes by their sizes.
 
     Args:
         kinds: (n,) int, from 0.
@@ -133,14 +133,14 @@ def draw(kinds: np.ndarray, sample: int, generator: np.random.Generator) -> np.n
     sizes = np.bincount(kinds)
     sizes = sizes[sizes > 0]
     _, numbers = np.unique(kinds, return_inverse=True)
-    taken = np.minimum(sizes, sample // (2 * len(sizes)))
-    while (rest := sample - int(taken.sum())) > 0:
-        left = sizes - taken
-        share = rest * left / left.sum()
-        more = np.floor(share).astype(np.int64)
-        if not more.any():  # fewer than kinds: to those with the largest remainders
-            more[np.argsort(-(share - more), kind="stable")[:rest]] = 1
-        taken = taken + more
+    least = max(1, sample // (2 * len(sizes))) if sample >= len(sizes) else 0
+    taken = np.minimum(sizes, least)
+    left = sizes - taken
+    share = (sample - taken.sum()) * left / left.sum()
+    more = np.floor(share).astype(np.int64)
+    largest = np.argsort(-(share - more), kind="stable")[: sample - int(taken.sum() + more.sum())]
+    more[largest] += 1
+    taken = taken + more
     order = generator.permutation(len(kinds))
     order = order[np.argsort(numbers[order], kind="stable")]
     starts = np.cumsum(sizes) - sizes
