@@ -6,7 +6,6 @@ Shapes: N vectors in all or of a batch, D values of each.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -22,7 +21,7 @@ from raypipe import __version__
 from raypipe.answer_files import replacing
 from raypipe.errors import UsageError
 from raypipe.exporting.described import Described, exported_columns, wanted_sequences
-from raypipe.formats import text_rows, write_table
+from raypipe.formats import text_rows
 from raypipe.results import make_anndata, optional
 
 NPY_HEADER_BYTES = 128
@@ -81,20 +80,18 @@ def _batches(
 def _write_npy(output: Path, made: Embedding, stream: Iterator[Batch], schema: pa.Schema) -> int:
     """The vectors as they are stored, (N, D), and beside them what stands in their rows: out.npy and out.ids.tsv."""
     rows = 0
-    tables = []
-    with ExitStack() as leave:
-        file = leave.enter_context(replacing(output))
+    # The names are whole first, so that there are no vectors without them.
+    with replacing(output) as file, replacing(ids_file(output)) as names:
         if not file.seekable():
             raise UsageError(f"{output}: .npy begins with the number of its rows: give a file, no pipe")
         file.write(bytes(NPY_HEADER_BYTES))
+        names.write(("\t".join(schema.names) + "\n").encode())
         for batch in stream:
-            file.write(np.ascontiguousarray(batch.vectors, dtype=np.dtype(made.dtype).newbyteorder("<")).tobytes())
+            file.write(np.ascontiguousarray(batch.vectors, dtype=np.dtype(made.dtype).newbyteorder("<")).data)
+            names.writelines(f"{line}\n".encode() for line in text_rows(batch.table, "tsv"))
             rows += len(batch.vectors)
-            tables.append(batch.table)
         file.seek(0)
         file.write(_npy_header(made, rows))
-        # First, so that there are no vectors without their names.
-        write_table(pa.concat_tables(tables) if tables else schema.empty_table(), ids_file(output), "tsv")
     return rows
 
 

@@ -38,6 +38,8 @@ def test_tour_runs_as_printed(root: Path, tmp_path: Path) -> None:
     assert "kind is whole" in said
     assert (tmp_path / "run/checkpoint/README.md").is_file()
     assert "['purine', 'purine', 'pyrimidine', 'pyrimidine']" in said
+    assert all((tmp_path / name).is_file() for name in ("hits.parquet", "vectors.npy", "vectors.ids.tsv"))
+    assert (tmp_path / "yeast.csv").read_text().splitlines()[1].startswith("rna1,")
     assert (tmp_path / "variants.png").read_bytes().startswith(b"\x89PNG")
 
 

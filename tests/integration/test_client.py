@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import raypipe
 from index.errors import StoreError
 from raypipe.atlas import Atlas
 from raypipe.errors import UsageError
-from tests.integration.conftest import Cli
+from tests.integration.conftest import FASTA, Cli
 
 S1 = "GGGCCCAAAUUU"
 
@@ -148,6 +149,30 @@ def test_questions_that_cannot_be_answered(
     with pytest.raises(error) as caught:
         atlas.search(**arguments).to_arrow()  # type: ignore[arg-type]
     assert words in str(caught.value)
+
+
+def test_many_threads_ask_at_once(headed: Path, tmp_path: Path, cli: Cli) -> None:
+    """Also while the index and the model are not loaded yet; everybody gets the answers of one who is alone."""
+    (tmp_path / "in.fa").write_text(FASTA)
+    options = ["--model", headed, "--executor", "inline"]
+    assert cli("embed", tmp_path / "in.fa", "-o", tmp_path / "atlas", *options).code == 0
+    assert cli("index", tmp_path / "atlas").code == 0
+    questions = [
+        lambda atlas: atlas.search(S1, k=3, where="length > 12").to_pylist(),
+        lambda atlas: atlas.search(ids=["s1", "u1"]).to_pylist(),
+        lambda atlas: atlas.fill_mask("AC<mask>GU").to_pylist(),
+        lambda atlas: atlas.predict(S1, heads=["rna_type", "structure"])["structure"].to_pylist(),
+        lambda atlas: atlas.get(["copy"]).to_pylist(),
+        lambda atlas: atlas.sql("SELECT count(*) AS n FROM records").to_pylist(),
+        lambda atlas: atlas.vectors(["u1"]).tolist(),
+    ]
+    alone = raypipe.connect(tmp_path / "atlas")
+    wanted = [ask(alone) for ask in questions]
+    shared = raypipe.connect(tmp_path / "atlas")
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(ask, shared) for _ in range(6) for ask in questions]
+        for place, found in enumerate(asked):
+            assert found.result() == wanted[place % len(questions)]
 
 
 def test_another_model_is_refused(finished: Path, other: Path) -> None:
