@@ -143,9 +143,9 @@ class IdsRequest(Strict):
 
 
 class VectorsRequest(Strict):
-    """Records, or sequences."""
+    """Records, or sequences: one of the two."""
 
-    ids: Ids | None = None
+    ids: Ids | None = Field(default=None, description="Ids of records in the atlas.", examples=[["URS0000000001"]])
     seq_ids: list[Annotated[int, Field(ge=-(2**63), lt=2**63)]] | None = Field(
         default=None, min_length=1, description="Numbers of sequences, instead of ids.", examples=[None]
     )
