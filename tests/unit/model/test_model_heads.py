@@ -16,7 +16,6 @@ from model.api import Model
 from model.errors import CheckpointError, ModelError, SequenceError
 from model.head_config import HeadConfig
 from model.head_files import find_heads
-from model.head_runs import ALIKE_PAIRS
 from model.heads import make_head
 from model.predictions import ContactPrediction, SequencePrediction, TokenPrediction
 
@@ -456,27 +455,6 @@ def test_what_is_no_number_is_refused(folder: Path, name: str) -> None:
     for call in (loaded.variants, loaded.fill_mask, loaded.pseudo_log_likelihood):
         with pytest.raises(SequenceError, match="the masked LM gives no numbers"):
             call(["GG<mask>C"])
-
-
-@pytest.mark.parametrize("name", ["near", "touch", "fold"])
-@pytest.mark.parametrize("pairs", [2 * 20**2, 1 << 20])
-def test_maps_of_one_length_are_made_together(folder: Path, name: str, pairs: int, monkeypatch) -> None:
-    """As on a GPU; beside sequences of other lengths, of one nucleotide, or in several windows."""
-    rng = np.random.default_rng(0)
-    seqs = [
-        "".join(rng.choice(list("ACGU"), n))
-        for n in (20, 20, 7, 20, 1, 1, 20, 7, 20, *([] if name == "fold" else [1030]))
-    ]
-    alone = model.load(folder).logits(seqs, head=name)
-    monkeypatch.setitem(ALIKE_PAIRS, "cpu", pairs)
-    loaded = model.load(folder)
-    seen: list[tuple[int, ...]] = []
-    loaded.head_module(name).register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[:-1])))
-    for ours, theirs in zip(loaded.logits(seqs, head=name), alone, strict=True):
-        assert (np.isfinite(ours) == np.isfinite(theirs)).all()
-        _close(ours[np.isfinite(ours)], theirs[np.isfinite(theirs)])
-    together = [(5, 20), (2, 7), (2, 1)] if pairs == 1 << 20 else [(2, 20), (2, 20), (1, 20), (2, 7), (2, 1)]
-    assert [shape for shape in seen if len(shape) == 2] == together
 
 
 def test_maps_have_a_longest_sequence(loaded: Model) -> None:
