@@ -10,6 +10,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -22,7 +23,7 @@ from raypipe.serve.openapi import FILE, described
 from raypipe.serve.settings import ServeSettings
 
 CHECKS = [
-    schemathesis.checks.not_a_server_error,
+    not_a_server_error,
     status_code_conformance,
     content_type_conformance,
     response_schema_conformance,
