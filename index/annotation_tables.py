@@ -126,8 +126,8 @@ def _damaged(file: Path, error: duckdb.Error) -> StoreError:
     named = copies.original(file)
     if "Could not set lock" in str(error):
         return StoreError(
-            f"{named}: another process writes to it, so nobody else can read it; ask again when that has ended (what is "
-            f"published never changes: let others open it with read_only)"
+            f"{named}: another process writes to it, so nobody else can read it; ask again when that has ended (what "
+            f"is published never changes: let others open it with read_only)"
         )
     return StoreError(
         f"{named}: cannot be opened ({duck.first_lines(error)}); remove it and CURRENT beside it, annotate again"
