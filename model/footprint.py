@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 from model.config import AidoRnaConfig
 
+DEFAULT_MAX_TOKENS = {"cpu": 8192, "cuda": 33792}
+"""Tokens of one packed forward; on CUDA whole waves of 128-row tiles over 132 multiprocessors."""
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 

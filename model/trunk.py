@@ -20,14 +20,12 @@ from model.checkpoint import LoadReport
 from model.config import AidoRnaConfig
 from model.encoder import AidoRna
 from model.errors import ModelError
+from model.footprint import DEFAULT_MAX_TOKENS as DEFAULT_MAX_TOKENS
 from model.identity import fingerprint
 from model.passes import Pooled, Reading, Rows, run
 from model.registry import Entry
 from model.steps import PLAIN
 from model.windows import Long, cut
-
-DEFAULT_MAX_TOKENS = {"cpu": 8192, "cuda": 33792}
-"""Tokens of one packed forward; on CUDA whole waves of 128-row tiles over 132 multiprocessors."""
 
 Texts = Sequence[str | bytes]
 

@@ -22,6 +22,7 @@ from index.planning import plan_index
 from index.sets import Embedding, Prediction, ShardedSet
 from index.store import Store
 from model.config import AidoRnaConfig
+from model.footprint import DEFAULT_MAX_TOKENS, activation_bytes, weight_bytes
 from model.windows import cut
 from raypipe.checkpoints import Checkpoint
 from raypipe.cleaning import md5
@@ -99,6 +100,7 @@ class Cost:
         rate: operations a second of one device.
         seconds: of the whole run.
         shards: their number; `shard_seconds` is the time that one device takes for the median and for the longest one.
+        worker_bytes: weights and the activations of one batch, at most, in the default type of the device.
         index: type that "auto" would take; `index_bytes` is what it keeps in memory, `index_disk_bytes` on disk.
     """
 
@@ -116,6 +118,7 @@ class Cost:
     shard_tokens: int
     shard_seconds: tuple[float, float]
     outputs: tuple[Output, ...]
+    worker_bytes: int
     index: str
     index_bytes: int
     index_disk_bytes: int
@@ -176,10 +179,16 @@ def estimate(
             seconds * float(sizes.max()) / max(1, total),
         ),
         outputs=tuple(output for one in sets for output in outputs(one, lengths, context)),
+        worker_bytes=worker_bytes(config, default_dtype(cuda=cuda), cuda=cuda),
         index=index.type if index else "none",
         index_bytes=index.hot_bytes if index else 0,
         index_disk_bytes=index.disk_bytes if index else 0,
     )
+
+
+def worker_bytes(config: AidoRnaConfig, dtype: str, *, cuda: bool) -> int:
+    """Memory of the trunk in one worker: weights, and the activations of a batch of the default size."""
+    return weight_bytes(config, dtype) + activation_bytes(config, DEFAULT_MAX_TOKENS["cuda" if cuda else "cpu"], dtype)
 
 
 def outputs(made: ShardedSet, lengths: np.ndarray, context: int) -> list[Output]:

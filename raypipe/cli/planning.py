@@ -122,6 +122,8 @@ def _lines(cost: Any, checkpoint: Checkpoint, device: str, number: int, how: str
             f"{duration(longest)}",
         ),
     ]
+    where = "a core's share of memory" if device == "cpu" else "each GPU"
+    lines.append(("memory", f"{size(cost.worker_bytes)} of {where} for weights and a batch, computed"))
     for output in cost.outputs:
         lines.append(("output", f"{output.folder}: {'' if output.exact else 'at most '}{size(output.bytes)}"))
     return [

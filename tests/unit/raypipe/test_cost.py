@@ -12,7 +12,7 @@ from index.sets import Embedding, OnLong, Prediction
 from model import registry
 from model.config import AidoRnaConfig
 from raypipe.checkpoints import find_checkpoint
-from raypipe.cost import DEVICES, estimate, measure_flops, outputs, read_lengths
+from raypipe.cost import DEVICES, estimate, measure_flops, outputs, read_lengths, worker_bytes
 from tests.made import vector_set
 
 SMALL = AidoRnaConfig(num_layers=2, hidden_size=8, num_heads=2, intermediate_size=12, max_positions=12)
@@ -50,7 +50,11 @@ def test_operations_by_hand() -> None:
     assert both.heads == 2 * 8 * 3 * (1 + 5 * 100)
     assert both.seconds - cost.seconds == pytest.approx(1.05 * both.heads / DEVICES["cpu"].head_flops / 4)
     refused = estimate(lengths, SMALL, [_vectors("reject")], "cpu", 4, 1e6)
-    assert (refused.tokens, refused.refused, refused.index_bytes) == (15, 2, 2 * (8 * 4 + 8))
+    assert (refused.tokens, refused.refused, refused.index_bytes) == (
+        15,
+        2,
+        2 * (8 * 4 + 8 + 12),
+    )  # vectors, seq_ids, bounds
     assert estimate(lengths, SMALL, [_vectors("truncate")], "cpu", 4, 1e6).tokens == 3 + 3 * 12
 
 
@@ -79,6 +83,14 @@ def test_lengths_of_files_are_those_of_distinct_sequences(tmp_path: Path) -> Non
     with gzip.open(tmp_path / "b.fa.gz", "wt") as file:
         file.write(">d\nAC\n>e\nGGG\n")
     assert read_lengths([str(tmp_path / "a.fa"), str(tmp_path / "b.fa.gz")]).tolist() == [2, 3, 8]
+
+
+def test_memory_of_a_worker() -> None:
+    config = registry.get("aido.rna-650m").config
+    assert worker_bytes(config, "bfloat16", cuda=True) == pytest.approx(2.74 * 2**30, rel=0.01)
+    assert worker_bytes(config, "float32", cuda=False) == pytest.approx(2.98 * 2**30, rel=0.01)
+    cost = estimate(np.array([10]), config, [_vectors()], "h200", 1, 1e12)
+    assert cost.worker_bytes == worker_bytes(config, "bfloat16", cuda=True)
 
 
 def test_a_core_is_measured(fresh: Path) -> None:
