@@ -273,7 +273,8 @@ def _matrix(rows: list[list[float]]) -> np.ndarray:
     """
     if len({len(row) for row in rows}) > 1:
         raise Refusal("invalid", "vectors of different lengths")
-    return np.array(rows, dtype=np.float32).reshape(len(rows), -1)
+    with np.errstate(over="ignore"):  # infinite then, and refused as that
+        return np.array(rows, dtype=np.float32).reshape(len(rows), len(rows[0]) if rows else 0)
 
 
 def _hits(request: Request, parts: Sequence[Part]) -> Response:
