@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,14 @@ def test_it_runs_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     page = file.with_suffix(".md").read_text()
     assert "figures mean nothing" in page
     assert page.strip() == capsys.readouterr().out.strip()
+
+
+def test_it_needs_torch_safetensors_and_numpy_only(root: Path) -> None:
+    program = "import sys, tests.benchmarks.gpu; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    ours = {"pyarrow", "duckdb", "faiss", "ray", "pydantic", "dnaio", "pandas", "raypipe", "index", "huggingface_hub"}
+    assert "torch" in done.stdout.split()
+    assert not ours & set(done.stdout.split())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
