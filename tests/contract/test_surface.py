@@ -88,6 +88,7 @@ VERBS = [
     "pretrain",
     "remove",
     "search",
+    "serve",
     "sql",
     "status",
     "submit",
