@@ -58,6 +58,8 @@ def join(block: Block) -> None:
 def joined(parts: Sequence[Tensor]) -> Tensor | None:
     """Tensors that lie one after another in memory, as one along their first dimension; None where they do not."""
     first = parts[0]
+    if any(type(part) not in (Tensor, nn.Parameter) for part in parts):
+        return None  # such as those that are spread over machines
     rows, place = 0, first.data_ptr()
     for part in parts:
         if part.data_ptr() != place or part.shape[1:] != first.shape[1:] or not part.is_contiguous():
