@@ -113,7 +113,7 @@ def make_map(
         "color": color,
         "projection": method,
         "neighbors": source,
-        f"kept_of_{JUDGED}_nearest": kept,
+        "kept": kept,  # of the nearest neighbours
     }
     size = export(folder, table, _settings(columns, check_columns(store, [color])[0] if color else None), about)
     return MapReport(len(seq_ids), len(candidates), method, source, kept, size)
@@ -262,4 +262,4 @@ def _settings(columns: Sequence[str], color: str | None) -> dict[str, Any]:
     """What the page is told: which column is what, and by which it colours at first."""
     roles = {"x": X, "y": Y, "text": TEXT, "neighbors": NEAR}
     view = {"title": "Sequences", "data": {**roles, "category": color}}
-    return {"roles": roles, "charts": {"embedding": view, "exclude": ["id", "description", "seq_id"]}}
+    return {"roles": roles, "color": color, "charts": {"embedding": view, "exclude": ["id", "description", "seq_id"]}}

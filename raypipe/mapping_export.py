@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from raypipe import __version__
 from raypipe.errors import RaypipeError
+from raypipe.mapping_plain import write_plain
 
 MARK = "raypipe-map.json"
 NEEDED = ("embedding_atlas", "umap", "scipy")
@@ -50,7 +51,8 @@ def export(folder: Path, table: pa.Table, settings: dict[str, Any], about: dict[
 
     Args:
         table: a row for each point, in the order that neighbours count by.
-        settings: "roles" of columns (x, y, text, neighbors), and what the page's "charts" are at first.
+        settings: "roles" of columns (x, y, text, neighbors), the column of the "color", which may be None, and what the
+            page's "charts" are at first.
         about: what is to be known of the map later.
 
     Returns:
@@ -99,6 +101,7 @@ def _write(folder: Path, table: pa.Table, settings: dict[str, Any], about: dict[
     metadata = {"props": props, "isStatic": True, "database": {"type": "wasm", "load": True}}
     (data / "metadata.json").write_text(json.dumps(metadata), encoding="utf-8")
     pq.write_table(_readable(table), data / "dataset.parquet", compression="zstd")
+    write_plain(folder, table, settings["roles"], settings["color"], about)
     said = {"raypipe": __version__, "embedding_atlas": embedding_atlas.__version__, **about}
     (folder / MARK).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 

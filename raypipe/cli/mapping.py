@@ -41,7 +41,8 @@ def make_map(
     drawn = f"{made.points:,} points" + (f" of {made.candidates:,}" if made.points < made.candidates else "")
     kept = "" if made.kept is None else f"; of the {JUDGED} nearest of a point {made.kept:.0%} are so on the map too"
     say(f"map: {drawn} by {made.method}{kept}")
-    say(f"{export}: {made.bytes / 1e6:,.0f} MB; look at it by: {_command(export)}")
+    say(f"{export}: {made.bytes / 1e6:,.0f} MB; its plain.html shows the points where a browser has no WebGPU")
+    say(f"look at it by: {_command(export)}")
 
 
 def _command(folder: Path) -> str:

@@ -24,6 +24,20 @@ from tests.integration.conftest import Cli
 pytest.importorskip("umap", reason="needs umap-learn and embedding-atlas, of the extra map")
 # What the browser of a machine without a GPU has to say, and the icon that the package's page has not.
 HARMLESS = ("WebGPU", "404")
+COLOURS = ["31,119,180", "224,123,0", "44,160,44"]
+# How many pixels have which of the colours, as they are mixed with the ground; and where the first point is.
+PAINTED = """() => { const map = document.getElementById('map'), found = {};
+  const plain = [[31,119,180],[224,123,0],[44,160,44]];
+  const { data } = map.getContext('2d').getImageData(0, 0, map.width, map.height);
+  for (let at = 0; at < data.length; at += 4) for (const color of plain)
+    if (data[at + 3] > 150 && color.every((part, n) => Math.abs(part - data[at + n]) < 4))
+      found[color] = (found[color] ?? 0) + 1;
+  return found; }"""
+FIRST_POINT = """async () => { const { x, y } = await (await fetch('data/points.json')).json();
+  const map = document.getElementById('map'), { left, top, width, height } = map.getBoundingClientRect();
+  const span = (v) => [Math.min(...v), Math.max(...v)], [a, b] = span(x), [c, d] = span(y);
+  const scale = Math.min(.9 * width / (b - a), .9 * height / (d - c));
+  return [left + width / 2 + (x[0] - (a + b) / 2) * scale, top + height / 2 + ((c + d) / 2 - y[0]) * scale]; }"""
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -64,7 +78,7 @@ def test_a_map_in_the_browser(atlas: Path, cli: Cli, tmp_path: Path) -> None:
     assert "t1 first tRNA" in table["__text"].to_pylist()
     about = json.loads((folder / "raypipe-map.json").read_text())
     assert (about["atlas"], about["color"], about["points"]) == ("atlas", "FAMILY", 6)
-    assert about["kept_of_10_nearest"] == 1.0
+    assert about["kept"] == 1.0
 
     with browsing() as browser, shown(folder) as address:
         visit = Visit(browser)
@@ -74,6 +88,23 @@ def test_a_map_in_the_browser(atlas: Path, cli: Cli, tmp_path: Path) -> None:
         # Coloured by the families: their names are in the legend, with how many there are.
         expect(visit.page.get_by_text("tRNA", exact=True).first).to_be_visible()
         expect(visit.page.get_by_text("first tRNA").first).to_be_visible()
+        # Where the page has no WebGPU, as here, another one draws the points by plain means.
+        page = visit.page
+        page.goto(f"{address}plain.html")
+        expect(page.locator("canvas[data-drawn]")).to_be_visible()
+        expect(page.get_by_role("heading", name="Map of atlas")).to_be_visible()
+        expect(page.locator("#legend li")).to_have_text(["tRNA 3", "other 2", "(none) 1"])
+        painted = page.evaluate(PAINTED)
+        assert {color: number > 20 for color, number in painted.items()} == dict.fromkeys(COLOURS, True)
+        page.get_by_label("Find").fill("FIRST")
+        expect(page.locator("#found")).to_contain_text("t1 first tRNA")
+        page.get_by_label("Find").fill("")
+        page.locator("canvas").focus()
+        for key in ("+", "ArrowLeft", "-", "0"):
+            page.keyboard.press(key)
+        x, y = page.evaluate(FIRST_POINT)
+        page.mouse.move(x, y)
+        expect(page.locator("#told")).to_contain_text(table["id"][0].as_py())
         visit.context.close()
     assert visit.strangers == set()
     assert [said for said in visit.failures if not any(word in said for word in HARMLESS)] == []

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from raypipe.mapping import draw
+from raypipe.mapping_plain import number_kinds
 from raypipe.mapping_projection import faithfulness, principal_values, project
 
 
@@ -70,6 +74,26 @@ def test_few_points_are_placed_by_pca_alone() -> None:
     places, method = project(values, near, np.zeros((20, 3), np.float32), 1)
     assert method == "PCA"
     np.testing.assert_array_equal(places, values[:, :2])
+
+
+def test_kinds_are_told_apart_by_few_colours() -> None:
+    def kinds(values: Sequence[object]) -> tuple[list[int], list[str]]:
+        return number_kinds(pa.chunked_array([pa.array(values)]))
+
+    assert kinds(["b", None, "a", "b"]) == ([0, 1, 2, 0], ["b", "(none)", "a"])
+    assert kinds([3, 3, 1]) == ([0, 0, 1], ["3", "1"])
+    numbers, names = kinds([f"v{number // (number % 20 + 1)}" for number in range(200)])
+    assert (len(names), names[-1], max(numbers)) == (10, "(others)", 9)
+    numbers, names = kinds([*range(100), None])
+    assert names[0] == "0 to 12.375"
+    assert names[-2:] == ["86.625 to 99", "(none)"]
+    assert numbers[:100] == sorted(numbers[:100])
+    assert [numbers[0], numbers[99], numbers[100]] == [0, 7, 8]
+    assert np.all(np.bincount(numbers)[:8] >= 12)
+    assert kinds([*map(float, range(50)), float("nan")])[1][-1] == "(none)"
+    skewed = [0.0] * 90 + [float(number) for number in range(1, 12)]
+    numbers, names = kinds(skewed)
+    assert len(set(numbers)) == len(names) >= 1
 
 
 @pytest.mark.slow
