@@ -46,4 +46,4 @@ def make_map(
 
 
 def _command(folder: Path) -> str:
-    return shlex.join(["python3", "-m", "http.server", "--bind", "127.0.0.1", "-d", str(folder), "8000"])
+    return shlex.join(["python3", "-m", "http.server", "-b", "127.0.0.1", "-d", str(folder), "8000"])

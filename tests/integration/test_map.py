@@ -65,7 +65,7 @@ def test_a_map_in_the_browser(atlas: Path, cli: Cli, tmp_path: Path) -> None:
     assert (made.code, made.out) == (DONE, ""), made.err
     assert "neighbours: the 5 nearest among the points, by index 000001" in made.err
     assert "map: 6 points by PCA; of the 10 nearest of a point 100% are so on the map too" in made.err
-    assert made.err.endswith(f"look at it by: python3 -m http.server --bind 127.0.0.1 -d {folder} 8000")
+    assert made.err.endswith(f"look at it by: python3 -m http.server -b 127.0.0.1 -d {folder} 8000")
 
     table = pq.read_table(folder / "data/dataset.parquet")
     assert table.column_names[:5] == ["id", "length", "description", "family", "families_rank"]
