@@ -10,6 +10,10 @@ from index.errors import StoreError
 from model.errors import ModelError, SequenceError
 from raypipe.errors import AtlasError, RaypipeError, UsageError
 
+# What the extras bring: a plain installation asks servers, and SQL.
+EXTRAS = ("torch", "ray", "safetensors", "huggingface_hub")
+INSTALL = "pip install 'raypipe[cpu]' (or 'raypipe[gpu]' with an NVIDIA GPU)"
+
 
 @contextmanager
 def answering() -> Iterator[None]:
@@ -24,6 +28,11 @@ def answering() -> Iterator[None]:
         raise as_atlas_error(error, error.code).with_traceback(error.__traceback__) from error.__cause__
     except SequenceError as error:  # which takes arguments of its own
         raise AtlasError(str(error), code="invalid") from error
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        raise AtlasError(f"{package} is not installed, and this needs it", hint=f"run: {INSTALL}") from error
     except ModelError as error:
         raise as_atlas_error(error, "invalid").with_traceback(error.__traceback__) from error.__cause__
 

@@ -16,6 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.runs import done
+from tests.served import served
 
 SITE = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
 SOURCES = ["raypipe", "model", "index", "configs", "pyproject.toml", "README.md", "LICENSE"]
@@ -49,16 +50,15 @@ def new_environment(folder: Path, wheel: Path) -> Path:
     return folder / "bin"
 
 
-def requirements(name: str, extras: set[str], known: dict[str, metadata.Distribution]) -> None:
-    """Add to `known` what distribution `name` needs, and what that needs."""
-    found = metadata.distribution(name)
+def requirements(found: metadata.Distribution, extras: set[str], known: dict[str, metadata.Distribution]) -> None:
+    """Add to `known` what a distribution needs, and what that needs."""
     for line in found.requires or []:
         need = Requirement(line)
         if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in {"", *extras}):
             canonical = re.sub(r"[-_.]+", "-", need.name).lower()
             if canonical not in known:
                 known[canonical] = metadata.distribution(need.name)
-                requirements(need.name, need.extras, known)
+                requirements(known[canonical], need.extras, known)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,9 @@ def plain(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plain") / "venv"
     programs = new_environment(folder, wheel)
     needed: dict[str, metadata.Distribution] = {}
-    requirements("raypipe", set(), needed)
+    # As the wheel says it: what is installed here may be older.
+    (installed,) = metadata.distributions(name="raypipe", path=[str(folder / SITE)])
+    requirements(installed, set(), needed)
     for distribution in needed.values():
         for top in {file.parts[0] for file in distribution.files or [] if file.parts[0] not in ("..", "__pycache__")}:
             target = folder / SITE / top
@@ -137,6 +139,42 @@ def atlas(full: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         run = done([str(full / "raypipe"), *verb], cwd=folder)
         assert run.code == 0, run.err
     return folder / "atlas"
+
+
+ASKING = """
+import sys
+import raypipe
+
+with raypipe.connect(sys.argv[1]) as there:
+    hits = there.search("GGCUACGAUCGAUGCAUCG", k=2)
+    assert [row["id"] for row in hits][0] == "a" and there.embed("ACGU").shape == (1, 512)
+    hits.write("hits.parquet")
+    for ask in (hits.to_pandas, hits.to_polars, hits.to_anndata):
+        try:
+            ask()
+        except raypipe.RaypipeError as error:
+            print(error)
+try:
+    raypipe.connect(sys.argv[2]).embed("ACGU")
+except raypipe.AtlasError as error:
+    print(error)
+"""
+
+
+def test_plain_installation_asks_a_server(plain: Path, atlas: Path, tmp_path: Path) -> None:
+    """For the index and the model of which it has no room; what it misses itself it says."""
+    with served(atlas) as url:
+        run = done([str(plain / "python"), "-c", ASKING, url, str(atlas)], cwd=tmp_path)
+        searched = done([str(plain / "raypipe"), "search", url, "GGCUACGAUCGAUGCAUCG", "-k", "1"], cwd=tmp_path)
+    assert run.code == 0, run.err
+    assert run.out.splitlines() == [
+        "pandas is not installed; run: pip install pandas",
+        "polars is not installed; run: pip install polars",
+        "anndata is not installed; run: pip install 'raypipe[anndata]'",
+        f"torch is not installed, and this needs it; run: {EXTRAS}",
+    ]
+    assert (tmp_path / "hits.parquet").stat().st_size > 0
+    assert searched.out.splitlines()[1].split("\t")[:3] == ["query_1", "1", "a"]
 
 
 @pytest.mark.parametrize("verb", [["index", "--type", "HNSW8"], ["search", "GGCUACG"], ["search", "--ids", "a"]])
