@@ -83,14 +83,14 @@ def _members(labels: np.ndarray, number: int) -> Iterator[tuple[int, np.ndarray]
 
 def _followed(vectors: np.ndarray, centroids: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The nearest centroid of each vector, among those near the one that it had."""
-    centred = centroids - centroids.mean(axis=0)
+    common = centroids.mean(axis=0)
+    centred = centroids - common
     halves = np.einsum("me,me->m", centred, centred) / 2
     result = np.empty_like(labels)
     near = _near(centred, halves)
     for place, members in _members(labels, len(centroids)):
         some = near[place]
-        # Of vectors less the common part, and of vectors as they are, the products differ by what all share.
-        found = (vectors[members] @ centred[some].T - halves[some]).argmax(axis=1)
+        found = ((vectors[members] - common) @ centred[some].T - halves[some]).argmax(axis=1)
         result[members] = some[found]
     return result
 

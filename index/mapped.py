@@ -80,7 +80,10 @@ def take(column: pa.Array, rows: pa.Array) -> pa.Array:
 
 def numbers(column: pa.Array) -> np.ndarray:
     """A mapped column of whole numbers without NULL as NumPy sees it, not copied."""
-    return column.to_numpy(zero_copy_only=True)
+    # Not to_numpy: that loads pandas, where it is installed, which takes more memory than a small index.
+    values = column.buffers()[1]
+    whole = np.frombuffer(b"" if values is None else values, column.type.to_pandas_dtype())
+    return whole[column.offset : column.offset + len(column)]
 
 
 def _is_text(type_: pa.DataType) -> bool:

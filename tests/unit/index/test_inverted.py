@@ -7,7 +7,7 @@ import pytest
 
 from index.faiss_runtime import load_faiss
 from index.inverted import Filler, train
-from index.kmeans import NearestByBlas, k_means
+from index.kmeans import FULL_ROUNDS, NearestByBlas, k_means
 
 
 @pytest.fixture
@@ -43,6 +43,26 @@ def test_centroids_are_as_good_as_those_of_faiss(families):
     np.testing.assert_array_equal(ours, k_means(families, 64, NearestByBlas(), seed=1))
 
 
+class Counting(NearestByBlas):
+    """Knows how often it was asked."""
+
+    asked = 0
+
+    def __call__(self, vectors, centroids):
+        self.asked += 1
+        return super().__call__(vectors, centroids)
+
+
+@pytest.mark.parametrize("common", [0, 100])
+def test_centroids_near_the_last_one_are_enough(families, common):
+    """Of 150, later rounds compare a vector with 32; what all vectors share changes nothing."""
+    vectors, nearest = families + np.float32(common), Counting()
+    found = k_means(vectors, 150, nearest, seed=1)
+    assert nearest.asked == FULL_ROUNDS
+    every = k_means(vectors, 150, EveryTime(), seed=1)
+    assert spread(vectors, found) <= 1.01 * spread(vectors, every)
+
+
 def test_equal_vectors_leave_centroids_without_any():
     """Three distinct vectors for eight centroids: those that nobody is nearest to must not become nan."""
     vectors = np.eye(3, dtype=np.float32)[np.arange(60) % 3]
@@ -73,6 +93,12 @@ def test_what_all_vectors_share_does_not_blur_the_nearest(families):
     centroids = families[:32]
     truth = NearestByBlas()(families, centroids)
     assert (NearestByBlas()(families + common, centroids + common) == truth).mean() > 0.999
+
+
+class EveryTime(NearestByBlas):
+    """Compares with all centroids in every round, as on a GPU."""
+
+    on_gpu = True
 
 
 class OnGpu(NearestByBlas):
