@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.attention_blocks import attend_by_blocks
 from model.attention_training import attend_by_products
 from model.errors import ModelError
 from model.packing import Layout
@@ -145,8 +146,9 @@ def choose_backend(
     """
     if device.type == "cpu" or (device.type == "cuda" and dtype == torch.float32):
         # In float32 torch's fused kernel is as fast or faster in both directions.
-        half = device.type == "cpu" and dtype in (torch.bfloat16, torch.float16)
-        kernel = attend_by_products if gradients and half else sdpa_by_runs
+        if dtype == torch.bfloat16 and not gradients and not dropout:
+            return attend_by_blocks
+        kernel = attend_by_products if gradients and dtype != torch.float32 else sdpa_by_runs
         return partial(kernel, dropout=dropout) if dropout else kernel
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
         if dropout:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from model import Alphabet
-from model.attention import choose_backend, rotary, rotate, sdpa_by_runs, varlen
+from model import Alphabet, attention_blocks
+from model.attention import Backend, choose_backend, rotary, rotate, sdpa_by_runs, varlen
+from model.attention_blocks import attend_by_blocks
 from model.errors import ModelError
 from model.packing import Layout, batches
 from model.windows import cut
@@ -43,12 +44,15 @@ def test_batches_hold_every_window_once_within_the_budget(budget: int) -> None:
     assert sorted(seen) == list(range(len(windows)))
 
 
-def test_attention_stays_inside_segments() -> None:
+@pytest.mark.parametrize("at_once", [1, 100, 1 << 20])
+@pytest.mark.parametrize("kernel", [sdpa_by_runs, attend_by_blocks])
+def test_attention_stays_inside_segments(kernel: Backend, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_blocks, "SCORES", at_once)
     torch.manual_seed(0)
     lengths = [7, 4, 4, 4, 1]
     layout = Layout.of(lengths)
     q, k, v = torch.randn(3, sum(lengths), 2, 8)
-    out = sdpa_by_runs(q, k, v, layout)
+    out = kernel(q, k, v, layout)
     for start, stop in zip(layout.cu_seqlens[:-1].tolist(), layout.cu_seqlens[1:].tolist(), strict=True):
         scores = torch.einsum("qnh,knh->nqk", q[start:stop], k[start:stop]) / 8**0.5
         expected = torch.einsum("nqk,knh->qnh", scores.softmax(-1), v[start:stop])
@@ -75,7 +79,8 @@ def test_rotation_depends_on_distance_only_and_keeps_float32_angles() -> None:
 
 def test_the_backend_is_chosen_in_one_place() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert choose_backend(cpu, torch.float32) is choose_backend(cpu, torch.bfloat16) is sdpa_by_runs
+    assert choose_backend(cpu, torch.float32) is choose_backend(cpu, torch.float16) is sdpa_by_runs
+    assert choose_backend(cpu, torch.bfloat16) is attend_by_blocks
     assert choose_backend(cuda, torch.float32) is sdpa_by_runs
     assert choose_backend(cuda, torch.bfloat16) is choose_backend(cuda, torch.float16) is varlen
     for device, dtype in ((torch.device("mps"), torch.float32), (cuda, torch.float64)):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model import AidoRnaConfig, ModelError
 from model.attention import ROTARY_BASE, Backend, Recorder, choose_backend, sdpa_by_runs
+from model.attention_blocks import attend_by_blocks
 from model.attention_training import attend_by_products
 from model.encoder import AidoRna, Block
 from model.packing import Layout
@@ -155,7 +156,7 @@ def test_half_precision_on_the_cpu_trains_by_plain_products() -> None:
     cpu = torch.device("cpu")
     assert choose_backend(cpu, torch.bfloat16, gradients=True) is attend_by_products
     assert choose_backend(cpu, torch.float32, gradients=True) is sdpa_by_runs
-    assert choose_backend(cpu, torch.bfloat16) is sdpa_by_runs
+    assert choose_backend(cpu, torch.bfloat16) is attend_by_blocks
 
 
 def _plain_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
