@@ -87,6 +87,8 @@ def _add_probes(app: FastAPI, service: Service, guard: Guard, metrics: Metrics) 
     async def readyz() -> Response:
         if guard.draining:
             return send_json({"status": "draining"}, 503)
+        if not service.alive:
+            return send_json({"status": "a thread is gone"}, 503)
         return send_json({"status": "ok"}) if service.live.ready else send_json({"status": "the atlas is gone"}, 503)
 
     text = {200: {"description": "Prometheus's format.", "content": {"text/plain": {"schema": {"type": "string"}}}}}

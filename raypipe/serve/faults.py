@@ -28,6 +28,7 @@ STATUS = {
     "unavailable": 503,
     "timeout": 504,
 }
+CLOSED = 499  # what others call it in logs when the client went away
 RETRIED = ("busy", "unavailable")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic_core import to_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from raypipe.serve.faults import Refusal, refusal
+from raypipe.serve.faults import CLOSED, Refusal, refusal
 from raypipe.serve.logs import say
 from raypipe.serve.metrics import Metrics
 from raypipe.serve.settings import ServeSettings
@@ -25,7 +25,6 @@ from raypipe.serve.tokens import Tokens
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 # Odd, so that numbers stay different; neighbouring ones do not look alike.
 SCATTER = 0x9E3779B97F4A7C15
-CLOSED = 499  # what others call it in logs when the client went away
 
 
 class Guard:

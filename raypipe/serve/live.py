@@ -6,10 +6,10 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from raypipe.atlas import Atlas
 from raypipe.errors import RaypipeError
 from raypipe.failures import answering
 from raypipe.queries import Queries, clean_queries
+from raypipe.results import Result
+from raypipe.searching import Question
 from raypipe.serve.faults import Refusal
 from raypipe.serve.logs import say
 from raypipe.serve.metrics import Metrics
@@ -31,20 +33,29 @@ from raypipe.serve.settings import ServeSettings
 
 # Versions that cannot be opened are tried again less and less often: opening may take a while, and a disk.
 SLOWEST_TRY = 60.0
-Embed = Callable[["ServedAtlas", list[str]], np.ndarray]
-Match = Callable[[str], np.ndarray]
+
+
+class Ways(Protocol):
+    """What an atlas leaves to the server."""
+
+    def embed_from_thread(self, atlas: ServedAtlas, sequences: list[str]) -> np.ndarray:
+        """(N, D) float32 of clean sequences."""
+        ...
+
+    def matching(self, where: str) -> np.ndarray:
+        """The sequences that meet a condition: sorted seq_ids, int64 (n,)."""
+        ...
+
+
 State = tuple[object, ...]
 
 
 class ServedAtlas(Atlas):
-    """An atlas whose queries are embedded by way of the server's encoder, with those of others."""
+    """An atlas whose queries are embedded by the server's encoder, with those of others, and whose conditions are
+    matched behind the fence."""
 
-    def __init__(self, settings: ServeSettings, embed: Embed, match: Match | None = None):
-        """Open it; see `Atlas`.
-
-        Args:
-            match: the sequences that meet a condition, which strangers wrote; see `index.fenced`.
-        """
+    def __init__(self, settings: ServeSettings, ways: Ways):
+        """Open it; see `Atlas`."""
         super().__init__(
             settings.atlas,
             model=settings.model,
@@ -53,19 +64,23 @@ class ServedAtlas(Atlas):
             shards=settings.shards,
             address=settings.address if settings.shards else None,
         )
-        self._by_way = embed
-        self._match = match
+        self._ways, self._most_hits = ways, settings.max_k
 
     def embed(self, sequences: Queries) -> np.ndarray:
         """(N, D) float32, waiting for the encoder's thread; so not to be called from it."""
-        return self._by_way(self, clean_queries(sequences)[1])
+        return self._ways.embed_from_thread(self, clean_queries(sequences)[1])
 
     def embed_here(self, sequences: list[str]) -> np.ndarray:
         """(N, D) float32, in this thread."""
         return super().embed(sequences)
 
     def _matching(self, where: str) -> np.ndarray:
-        return super()._matching(where) if self._match is None else self._match(where)
+        return self._ways.matching(where)
+
+    def _answer(self, question: Question) -> Result:
+        if question.k > self._most_hits:  # of SQL's search(), which nobody has looked at before
+            raise Refusal("too_large", f"k is {question.k:,}; this server gives {self._most_hits:,} hits of a query")
+        return super()._answer(question)
 
     def allowed(self, where: str) -> Any:
         """What the searcher makes of a condition; kept for the next time."""
@@ -145,8 +160,8 @@ class Snapshot:
 class Live:
     """The snapshot that is asked now, and what looks for a newer one."""
 
-    def __init__(self, settings: ServeSettings, metrics: Metrics, embed: Embed, match: Match | None = None):
-        self._settings, self._metrics, self._embed, self._match = settings, metrics, embed, match
+    def __init__(self, settings: ServeSettings, metrics: Metrics, ways: Ways):
+        self._settings, self._metrics, self._ways = settings, metrics, ways
         self._root: Place = place(settings.atlas)
         self._state: State = ()
         self._failed: State | None = None
@@ -233,7 +248,7 @@ class Live:
         return tuple(_stamp(self._root / name) for name in (MANIFEST, f"{INDEX}/{CURRENT}", f"{ANNOTATIONS}/{CURRENT}"))
 
     def _opened(self, before: Snapshot | None) -> Snapshot:
-        atlas = ServedAtlas(self._settings, self._embed, self._match)
+        atlas = ServedAtlas(self._settings, self._ways)
         unusable: StoreError | None = None
         try:
             _ = atlas.searcher

@@ -37,7 +37,7 @@ from raypipe.serve.requests import (
     parse_vectors,
     read_body,
 )
-from raypipe.serve.service import Service
+from raypipe.serve.service import Service, unless_gone
 from raypipe.serve.settings import ServeSettings
 
 ARROW_SEARCH = (
@@ -92,7 +92,8 @@ def routes(settings: ServeSettings, service: Service) -> APIRouter:
                 number = 1 if isinstance(body.sequences, str) else len(body.sequences or ())
                 _note(request, sequences=number, k=asked.k, quoted=body.sequences)
                 service.count("sequence", number)
-                parts = await service.search_sequences(snapshot, asked, body.sequences, body.names)
+                searched = service.search_sequences(snapshot, asked, body.sequences, body.names)
+                parts = await unless_gone(request, searched)
             return _hits(request, parts)
 
     @router.post(
@@ -109,7 +110,7 @@ def routes(settings: ServeSettings, service: Service) -> APIRouter:
         service.count("sequence", len(body.listed))
         cleaned = clean_queries(body.sequences)[1]
         with reading() as snapshot:
-            vectors = await service.embed(snapshot, cleaned)
+            vectors = await unless_gone(request, service.embed(snapshot, cleaned))
             return _vectors(request, vectors, _named(snapshot.atlas.embedding.model))
 
     @router.post(
@@ -142,7 +143,8 @@ def routes(settings: ServeSettings, service: Service) -> APIRouter:
         _note(request, sequences=len(body.listed), quoted=body.sequences)
         names, cleaned = clean_queries(body.sequences, masks=True)
         with reading() as snapshot:
-            found = await service.model(lambda them: Atlas.fill_mask(snapshot.atlas, them, body.top_k), names, cleaned)
+            filled = service.model(lambda them: Atlas.fill_mask(snapshot.atlas, them, body.top_k), names, cleaned)
+            found = await unless_gone(request, filled)
             table = pa.concat_tables([one.to_arrow() for one in found])
             return send_arrow(table, {}) if wants_arrow(request) else send_json({"rows": rows_of(table)})
 
@@ -165,7 +167,8 @@ def routes(settings: ServeSettings, service: Service) -> APIRouter:
             raise Refusal("usage", "several heads have several tables; ask for one of them at a time, or for JSON")
         names, cleaned = clean_queries(body.sequences)
         with reading() as snapshot:
-            found = await service.model(lambda them: snapshot.atlas.predict(them, heads), names, cleaned)
+            predicted = service.model(lambda them: snapshot.atlas.predict(them, heads), names, cleaned)
+            found = await unless_gone(request, predicted)
             tables = {head: pa.concat_tables([one[head].to_arrow() for one in found]) for head in heads}
         if wants_arrow(request):
             return send_arrow(tables[heads[0]], {})

@@ -6,13 +6,14 @@ Shapes: N sequences, Q queries, D values of a vector as the model gives it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+from starlette.requests import Request
 from threadpoolctl import ThreadpoolController
 
 from index.errors import StoreError
@@ -22,7 +23,7 @@ from raypipe.asker import AtlasAsker
 from raypipe.errors import UsageError
 from raypipe.queries import clean_queries, labels
 from raypipe.serve.batching import Batcher
-from raypipe.serve.faults import Refusal
+from raypipe.serve.faults import CLOSED, Refusal
 from raypipe.serve.hits import Asked, Part, search_ids, search_vectors
 from raypipe.serve.live import Live, ServedAtlas, Snapshot
 from raypipe.serve.metrics import Metrics
@@ -64,10 +65,16 @@ class Service:
         metrics.waiting("search", lambda: self._searches.waiting + self._slow.waiting)
         self._lookers = ThreadPoolExecutor(LOOKERS, "look-up")
         self._sql = ThreadPoolExecutor(SQL_QUEUE * settings.sql_workers, "sql")
-        self._fenced, self._statements = FencedSql(settings.atlas, _sql_limits(settings)) if settings.sql else None, 0
-        # Other processes than those of statements, which wait for what they filter by.
-        self._conditions = FencedSql(settings.atlas, _sql_limits(settings))
-        self.live = Live(settings, metrics, self._embed_from_thread, self._conditions.matching_sequences)
+        limits = Limits(
+            seconds=settings.sql_seconds,
+            rows=settings.max_rows,
+            memory=settings.sql_memory,
+            processes=settings.sql_workers,
+        )
+        self._fenced, self._statements = FencedSql(settings.atlas, limits) if settings.sql else None, 0
+        # Processes of their own: a statement may wait for the condition of its search(), while it has its process.
+        self._conditions = FencedSql(settings.atlas, limits)
+        self.live = Live(settings, metrics, self)
 
     def open(self) -> None:
         """Open the atlas and start the threads; again it does nothing.
@@ -93,9 +100,9 @@ class Service:
             batcher.close()
         for pool in (self._lookers, self._sql):
             pool.shutdown(cancel_futures=True)
-        if self._fenced is not None:
-            self._fenced.close()
-        self._conditions.close()
+        for fenced in (self._fenced, self._conditions):
+            if fenced is not None:
+                fenced.close()
         self.live.close()
 
     async def search_sequences(
@@ -250,7 +257,11 @@ class Service:
             ("embed", id(atlas)), atlas.embed_here, sequences, [_cost(sequence) for sequence in sequences]
         )
 
-    def _embed_from_thread(self, atlas: ServedAtlas, sequences: list[str]) -> np.ndarray:
+    def matching(self, where: str) -> np.ndarray:
+        """The sequences that meet a stranger's condition: sorted seq_ids, int64 (n,)."""
+        return self._conditions.matching_sequences(where)
+
+    def embed_from_thread(self, atlas: ServedAtlas, sequences: list[str]) -> np.ndarray:
         """For SQL's own search() and embed()."""
         self.check_sequences(sequences)
         future = self._embedding(atlas, sequences)
@@ -259,15 +270,6 @@ class Service:
         except TimeoutError:
             future.cancel()
             raise
-
-
-def _sql_limits(settings: ServeSettings) -> Limits:
-    return Limits(
-        seconds=settings.sql_seconds,
-        rows=settings.max_rows,
-        memory=settings.sql_memory,
-        processes=settings.sql_workers,
-    )
 
 
 def _alone() -> None:
@@ -284,6 +286,27 @@ def _alone() -> None:
 def _cost(sequence: str) -> int:
     """Tokens, about: special ones included, windows of long sequences overlap."""
     return len(sequence) + 2 if len(sequence) <= 1022 else 2 * len(sequence)
+
+
+async def unless_gone(request: Request, answer: Coroutine[Any, Any, T]) -> T:
+    """`answer`, given up when the client goes away: nobody shall wait for the encoder because of one who does not.
+
+    Args:
+        request: whose body was read.
+
+    Raises:
+        Refusal: it is gone.
+    """
+    work, gone = asyncio.ensure_future(answer), asyncio.ensure_future(request.receive())
+    try:
+        # After the body only that comes.
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return work.result()
+        raise Refusal("usage", "the client went away", status=CLOSED)
+    finally:
+        work.cancel()
+        gone.cancel()
 
 
 async def _waited(future: Future[list[Any]]) -> list[Any]:

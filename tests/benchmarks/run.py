@@ -20,6 +20,7 @@ from tests.benchmarks import (
     pretrain,
     search,
     search_tools,
+    serving,
     tokenizer,
 )
 
@@ -31,7 +32,7 @@ def main() -> None:
     print("# Tokenizer, one core", flush=True)
     tokenizer.main()
     model = (overhead, head_memory, heads, pretrain, cpu, peer_multimolecule, peer_variants)
-    for benchmark in (ingest, *model, search, search_tools):
+    for benchmark in (ingest, *model, search, search_tools, serving):
         print(f"# {benchmark.__name__}", flush=True)
         benchmark.main(arguments)
 

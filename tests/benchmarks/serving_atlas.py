@@ -1,4 +1,4 @@
-"""The atlas that the benchmark of the server asks: made vectors that pass for those of `nano`, an IVF index, annotations.
+"""The atlas that the benchmark of the server asks: made vectors that pass for those of `nano`, IVF, annotations.
 
 So queries by sequence are embedded by the real model; what they find means nothing.
 """

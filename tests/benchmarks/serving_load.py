@@ -1,4 +1,4 @@
-"""Load for a server, as a process of its own: `python -m tests.benchmarks.serving_load`, told by JSON on standard input.
+"""Load for a server, as a process of its own, which is told by JSON on standard input what to ask.
 
 Plain HTTP/1.1 over asyncio (uvloop), requests made beforehand, one connection for each client, the next request when
 the answer is there. An answer is read up to its Content-Length and not parsed: some 30 us of processor each, where

@@ -153,6 +153,51 @@ def test_an_encoder_without_enough_memory(finished: Path, monkeypatch: pytest.Mo
         assert "raypipe_batches_halved_total" in http.get("/metrics").text
 
 
+def test_whoever_goes_away_is_not_waited_for(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embed, gate, given = ServedAtlas.embed_here, threading.Event(), []
+
+    def held(self: ServedAtlas, sequences: list[str]) -> Any:
+        given.extend(sequences)
+        assert gate.wait(SECONDS)
+        return embed(self, sequences)
+
+    def post(sequence: str) -> bytes:
+        body = json.dumps({"sequences": sequence}).encode()
+        return head("/v1/embed", len(body)) + body
+
+    with served(finished) as url, httpx2.Client(base_url=url, timeout=SECONDS) as http:
+        monkeypatch.setattr(ServedAtlas, "embed_here", held)
+        with opened(url) as stays, opened(url) as goes:
+            stays.sendall(post("ACGU"))
+            eventually(lambda: given == ["ACGU"])
+            goes.sendall(post("GGGG"))
+            eventually(lambda: "raypipe_encoder_waiting 6.0" in http.get("/metrics").text)
+            goes.close()
+            eventually(lambda: "raypipe_requests_in_flight 1.0" in http.get("/metrics").text)
+            gate.set()
+            assert stays.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        assert http.post("/v1/embed", json={"sequences": "CCCC"}).status_code == 200
+        assert given == ["ACGU", "CCCC"]
+        assert 'status="499"' in http.get("/metrics").text
+
+
+def test_conditions_of_strangers_are_fenced(finished: Path) -> None:
+    large = "range(1000000000000)"
+    with served(finished, sql_seconds=1) as url, httpx2.Client(base_url=url, timeout=SECONDS) as http:
+        for where, status in (
+            ("length > 20", 200),
+            (f"length > (SELECT count(*) FROM {large} a, {large} b WHERE a.range > b.range)", 504),
+            ("id IN (SELECT content FROM read_text('/etc/passwd'))", 422),
+            ("getenv('HOME') = 'x'", 422),
+        ):
+            answer = http.post("/v1/search", json={**BY_ID, "where": where})
+            assert answer.status_code == status, answer.text
+        answer = http.post("/v1/sql", json={"query": "FROM search('ACGU', k := 1000000000)"})
+        assert (answer.status_code, answer.json()["code"]) == (413, "too_large"), answer.text
+        answer = http.post("/v1/sql", json={"query": "FROM search('ACGU', k := 2, filter := 'length > 20')"})
+        assert len(answer.json()["rows"]) == 2, answer.text
+
+
 def test_the_end_comes_when_requests_in_flight_are_answered(finished: Path, tmp_path: Path) -> None:
     body = json.dumps({"sequences": {"q": T1}, "k": 1}).encode()
     with started([*CONSOLE, "serve", str(finished), "--port", "0"], cwd=tmp_path) as run:
