@@ -24,7 +24,9 @@ class UsageError(RaypipeError):
 
 
 class AtlasError(RaypipeError):
-    """An atlas, here or behind a server, does not answer what it is asked; as text it is the message and the hint.
+    """An atlas, here or behind a server, does not answer what it is asked.
+
+    As text it is the message and the hint, and the request where the server is at fault, whose log tells more.
 
     Attributes:
         message: what is wrong.
@@ -52,7 +54,8 @@ class AtlasError(RaypipeError):
         self.status = status
 
     def __str__(self) -> str:
-        return f"{self.message}; {self.hint}" if self.hint else self.message
+        text = f"{self.message}; {self.hint}" if self.hint else self.message
+        return f"{text} (request {self.request_id})" if self.request_id and (self.status or 0) >= 500 else text
 
 
 class AtlasUsageError(AtlasError, UsageError):

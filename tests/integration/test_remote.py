@@ -111,6 +111,7 @@ def test_what_goes_wrong_is_said(
         assert (caught.value.message, caught.value.hint) == ("not now", "later")
         assert caught.value.request_id == "abc"
         assert caught.value.status in (422, 500, 503)
+        assert ("(request abc)" in str(caught.value)) == (caught.value.status != 422)
 
 
 @both
