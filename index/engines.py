@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeGuard
 import numpy as np
 
 from index.exact import NO_HIT, ROUNDING, TopK, best, exact_search, rescore
-from index.faiss_runtime import load_faiss
+from index.faiss_runtime import load_faiss, threads
 from index.flat import held_vectors
 from index.leading import leads
 
@@ -23,10 +23,13 @@ FEW_SHARE = 0.02
 BOUNDED_ROWS = 8192  # whose bounds are found at once
 # So few rows that may not be found, such as removed ones, are dropped from what is found without a filter.
 DROPPED_SHARE = 0.05
-# What it costs to compare rows one by one by their fine codes: to decode a row, to compare it with a query. And through
-# the lists that they stand in: to ask whether a row may be found, to compare the code of one that may. In tenths of a
-# microsecond, measured with 100,000 vectors of 1280 values; only the ratios count.
-DECODE, COMPARE, ASK, CODE = 35.0, 1.0, 0.13, 1.5
+# What it costs, in tenths of a microsecond, measured with vectors of 1280 values; only the ratios count.
+# To compare rows by fine codes that are unpacked for all queries together: to unpack a row, to compare it with a query.
+# To compare them packed, for each query: to ask whether a row may be found, to compare one that may.
+# To go through their lists: to prepare a list for a query, to compare the coarse code of a row.
+UNPACK, COMPARE = 22.0, 1.0
+ASK, COMPARE_PACKED = 0.015, 3.5
+LIST, CODE = 16.0, 1.5
 # Candidates of coarse codes per neighbour wanted, compared again by finer ones, where nothing was measured.
 K_FACTOR = 8.0
 Rows = tuple[np.ndarray, np.ndarray]
@@ -256,10 +259,16 @@ class IvfEngine(_Approximate):
 
     def _compared(self, queries: np.ndarray, k: int, mask: np.ndarray, allowed: int) -> Rows | None:
         num_rows, num_queries = self._index.ntotal, len(queries)
-        gather = allowed * (DECODE + COMPARE * num_queries)
-        lists = num_queries * (ASK * num_rows + CODE * allowed)
-        if self._fine is None or not _few(allowed, num_rows) or gather > lists:
+        if self._fine is None or not _few(allowed, num_rows):
             return None
+        unpacked = allowed * (UNPACK + COMPARE * num_queries)
+        packed = num_queries * (ASK * num_rows + COMPARE_PACKED * allowed)
+        if num_queries * (LIST * self.max_effort + CODE * allowed) < min(unpacked, packed):
+            return None
+        if packed < unpacked:
+            # FAISS would wait for threads that have nothing to do.
+            with threads(len(queries)):
+                return _by_distance(self._fine, queries, k, load_faiss().SearchParameters(sel=selector(mask)))
         rows = np.flatnonzero(mask)
         step = max(1, (32 << 20) // (4 * self._index.d))
         blocks = (rows[start : start + step] for start in range(0, len(rows), step))

@@ -60,6 +60,18 @@ def load_faiss() -> Any:
 
 
 @contextmanager
+def threads(most: int) -> Iterator[None]:
+    """Let FAISS take `most` threads at the most, where it is called by this one meanwhile."""
+    faiss = load_faiss()
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(min(before, most))
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+@contextmanager
 def _kernels() -> Iterator[None]:
     """Name the kernels to whom is loaded meanwhile, and to nobody else."""
     if KERNELS in os.environ or not _features() >= AVX512:
