@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -57,7 +58,14 @@ def create_app(settings: ServeSettings) -> FastAPI:
     # The pages of FastAPI's documentation would load scripts from elsewhere.
     app = docs.Documented(docs_url=None, redoc_url=None, openapi_url="/openapi.json", lifespan=lifespan)
     app.state.service, app.state.guard, app.state.log_sequences = service, guard, settings.log_sequences
-    app.include_router(routes(settings, service))
+    router = routes(settings, service)
+    app.include_router(router)
+    guard.direct = {
+        (method, route.path): route.endpoint
+        for route in router.routes
+        if isinstance(route, APIRoute) and "{" not in route.path
+        for method in route.methods or ()
+    }
     _add_probes(app, service, guard, metrics)
     page.mount(app)
     app.add_exception_handler(HTTPException, _say_differently)

@@ -9,10 +9,12 @@ import re
 import secrets
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raypipe.serve.faults import CLOSED, Refusal, refusal
@@ -27,12 +29,17 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 SCATTER = 0x9E3779B97F4A7C15
 
 
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
 class Guard:
     """An ASGI application around another, given to `around`.
 
     Attributes:
         in_flight: requests being answered, those of /v1 only.
         draining: set it, and readiness is over and no further request is taken.
+        direct: endpoints by method and path, that take a request and give a response: they are called without the
+            application, whose routing takes longer than a search by id.
         names_requests: whether answers carry their id; something in front of this may do that by itself.
     """
 
@@ -47,6 +54,7 @@ class Guard:
         self.in_flight = 0
         self.draining = False
         self.names_requests = True
+        self.direct: dict[tuple[str, str], Endpoint] = {}
 
     def around(self, app: ASGIApp) -> Guard:
         """Guard `app`."""
@@ -85,7 +93,12 @@ class Guard:
         try:
             self._admit(scope, headers, counted)
             async with asyncio.timeout(self._settings.request_seconds if counted else None):
-                await self._app(scope, receive, answer)
+                endpoint = self.direct.get((scope["method"], scope["path"]))
+                if endpoint is None:
+                    await self._app(scope, receive, answer)
+                else:
+                    response = await endpoint(Request(scope, receive))
+                    await response(scope, receive, answer)
         except asyncio.CancelledError:
             status = status or CLOSED
             raise
@@ -147,7 +160,8 @@ class Guard:
         error: BaseException | None,
     ) -> None:
         # The pattern, not the path: what is in a path is the client's, and may be a sequence.
-        route = getattr(scope.get("route"), "path", None) or "(other)"
+        path = scope["path"] if (scope["method"], scope["path"]) in self.direct else "(other)"
+        route = getattr(scope.get("route"), "path", None) or path
         self._metrics.requests.labels(scope["method"], route, str(status)).inc()
         self._metrics.seconds.labels(route).observe(seconds)
         fields = {
