@@ -138,6 +138,8 @@ function fail(error, field = null) {
   if (error.requestId) parts.push(el("span", { class: "muted" }, ` (request ${error.requestId})`));
   byId("error").replaceChildren(...parts);
   byId("error").hidden = false;
+  byId("welcome").hidden = !byId("results").hidden;
+  byId("error").scrollIntoView({ block: "nearest" });
   say("");
   if (error.status === 401) {
     byId("access").open = true;

@@ -8,6 +8,7 @@ import { ask } from "./server.js";
 
 const HIDDEN = ["query", "rank", "id", "score", "length", "description"];
 const RECORDS = 50;
+const UNASKED = 600; // letters: longer ones take the server seconds
 const RNACENTRAL = /^URS[0-9A-F]{10}(_\d+)?$/;
 
 /** What this server can tell of structures: the atlas's own set of them, if any; and the model's head until it says no. */
@@ -40,8 +41,18 @@ export function hitDetails(query, row, act) {
   return panel;
 }
 
-/** A figure of the structure that is predicted for a sequence; null where none can be had. */
-export async function structureFigure(sequence, name, seqId = null) {
+/** A figure of the structure that is predicted for a sequence, or a button that makes it; null where none can be had. */
+export async function structureFigure(sequence, name, seqId = null, asked = false) {
+  const stored = structures.set !== null && seqId !== null;
+  if (!asked && sequence.length > UNASKED && structures.head && !stored && !folded.has(sequence)) {
+    const button = el("button", { type: "button", class: "quiet" }, `Predict the structure of ${name}`);
+    button.addEventListener("click", async () => {
+      button.disabled = true;
+      button.textContent = `Predicting the structure of ${name}\u2026`;
+      button.replaceWith((await structureFigure(sequence, name, seqId, true)) ?? "");
+    });
+    return button;
+  }
   if (!folded.has(sequence)) folded.set(sequence, fold(sequence, seqId));
   try {
     const dotBracket = await folded.get(sequence);

@@ -5,6 +5,7 @@ import { layOut, parseStructure } from "./structure.js";
 
 const DRAWN_BELOW = 600; // letters
 const ARCS_ONLY = 6000;
+const MOST_CROWDED = 0.05; // share of letters: arcs tell more than a drawing in which stems lie over each other
 const STEP = 16;
 const WORDS = { stem: "stem", hairpin: "hairpin loop", interior: "interior loop", multi: "multiloop", exterior: "outside" };
 
@@ -18,28 +19,29 @@ export function drawStructure(sequence, dotBracket, name) {
   const words = pairs ? `${plural(pairs, "pair")}, ${share} % of letters` : "no pairs predicted";
   const label = `Predicted secondary structure of ${name}: ${plural(sequence.length, "nucleotide")}, ${words}`;
   const figure = el("figure", { class: "structure" });
-  const forms = [];
-  if (sequence.length <= DRAWN_BELOW) forms.push(["Drawing", () => drawLoops(sequence, partner, knots, label)]);
-  if (sequence.length <= ARCS_ONLY) forms.push(["Arcs", () => drawArcs(sequence, partner, knots, label)]);
+  const drawing = ["Drawing", () => drawLoops(sequence, partner, knots, label)];
+  const arcs = ["Arcs", (large) => drawArcs(sequence, partner, knots, label, large)];
+  const drawn = sequence.length <= DRAWN_BELOW;
+  const forms = drawn ? [drawing, arcs] : sequence.length <= ARCS_ONLY ? [arcs] : [];
   const paper = el("div", { class: "paper", tabindex: "0", role: "group", "aria-label": label });
-  const buttons = forms.map(([form, draw]) =>
-    el("button", { type: "button", class: "quiet", "aria-pressed": "false", on: { click: () => show(form, draw) } }, form),
-  );
-  const show = (form, draw) => {
-    paper.replaceChildren(draw());
-    for (const button of buttons) button.setAttribute("aria-pressed", String(button.textContent === form));
-  };
   const larger = el("button", { type: "button", class: "quiet", "aria-pressed": "false" }, "Larger");
+  const buttons = forms.map(([form]) => el("button", { type: "button", class: "quiet" }, form));
+  let now = drawn && crowded(layOut(partner)) > MOST_CROWDED ? 1 : 0;
+  const show = () => {
+    paper.replaceChildren(forms[now][1](paper.classList.contains("large")));
+    buttons.forEach((button, place) => button.setAttribute("aria-pressed", String(place === now)));
+  };
+  buttons.forEach((button, place) => button.addEventListener("click", () => ((now = place), show())));
   larger.addEventListener("click", () => {
-    const now = paper.classList.toggle("large");
-    larger.setAttribute("aria-pressed", String(now));
+    larger.setAttribute("aria-pressed", String(paper.classList.toggle("large")));
+    show();
   });
   const caption = el("figcaption", {}, el("strong", {}, name), el("span", { class: "muted" }, ` ${words}`));
   const tools = el("div", { class: "tools" }, forms.length > 1 ? buttons : null, larger);
   figure.append(el("div", { class: "head" }, caption, forms.length ? tools : ""));
   if (forms.length) {
     figure.append(paper);
-    show(...forms[0]);
+    show();
   } else {
     figure.append(el("p", { class: "muted" }, `Too long to be drawn: over ${count(ARCS_ONLY)} nucleotides.`));
   }
@@ -87,6 +89,12 @@ function drawLoops(sequence, partner, knots, label) {
   return drawn;
 }
 
+/** The share of letters that lie on others. */
+function crowded({ x, y }) {
+  const over = x.filter((_, at) => x.some((_, other) => other !== at && Math.hypot(x[at] - x[other], y[at] - y[other]) < 0.8));
+  return over.length / Math.max(1, x.length);
+}
+
 function pairLine([x1, y1], [x2, y2], sequence, first, last) {
   const letters = [sequence[first], sequence[last]].sort().join("").toUpperCase();
   return svg("line", { x1, y1, x2, y2, class: letters === "GU" ? "wobble" : letters === "CG" ? "strong" : null });
@@ -99,12 +107,14 @@ function curve([x1, y1], [x2, y2]) {
   return svg("path", { d: `M${x1} ${y1}Q${middleX} ${middleY} ${x2} ${y2}` });
 }
 
-function drawArcs(sequence, partner, knots, label) {
-  const step = sequence.length <= 150 ? 9 : sequence.length <= 800 ? 4 : 2;
+/** Over a line as wide as the page has room for, or with room for every letter. */
+function drawArcs(sequence, partner, knots, label, large) {
+  const room = Math.min(720, innerWidth - 100);
+  const step = large ? 9 : Math.min(9, room / sequence.length);
   const all = partner.flatMap((other, place) => (other > place ? [[place, other, ""]] : []));
   all.push(...knots.map(([first, last]) => [first, last, "knot"]));
   const widest = Math.max(6, ...all.map(([first, last]) => last - first));
-  const high = Math.min((widest * step) / 2, 260);
+  const high = Math.min((widest * step) / 2, large ? 420 : 200);
   const arcs = all.map(([first, last, kind]) => {
     const [from, to] = [(first + 0.5) * step, (last + 0.5) * step];
     const [across, up] = [(to - from) / 2, ((last - first) / widest) * high];
@@ -112,7 +122,7 @@ function drawArcs(sequence, partner, knots, label) {
   });
   const width = sequence.length * step;
   const axis = svg("g", { class: "axis" }, svg("line", { x1: 0, y1: 0, x2: width, y2: 0 }));
-  const every = numberEvery(sequence.length);
+  const every = [10, 50, 100, 500, 1000].find((number) => number * step >= 28) ?? 5000;
   for (let place = 0; place < sequence.length; place++) {
     const x = (place + 0.5) * step;
     if (step >= 9) axis.append(svg("text", { x, y: 9 }, sequence[place]));
@@ -123,4 +133,4 @@ function drawArcs(sequence, partner, knots, label) {
   return svg("svg", { viewBox: view, ...size, role: "img", "aria-label": label, class: "arcs" }, arcs, axis);
 }
 
-const numberEvery = (length) => (length <= 200 ? 10 : length <= 1000 ? 50 : 500);
+const numberEvery = (length) => (length <= 200 ? 10 : 50);
