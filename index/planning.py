@@ -16,7 +16,7 @@ import numpy as np
 from index.errors import StoreError
 from index.faiss_runtime import load_faiss, reason
 from index.info import FLAT, choose_type
-from index.kmeans import ROUNDS
+from index.kmeans import FULL_ROUNDS, NEIGHBOURS, ROUNDS
 from index.leading import MOST_SHARE
 from index.segments import full_rows
 from index.trained import AXES_LEARN_FROM, num_lists, training_rows, untrained
@@ -155,7 +155,9 @@ def _core_seconds(index: Any, type_: str, rows: int, dimension: int, transform: 
     finally:
         faiss.omp_set_num_threads(threads)
     graph = lists if "_HNSW" not in type_ else 32 * math.log2(max(2, lists))
-    learned = ROUNDS * min(rows, training_rows(lists)) * lists * compared
+    near = min(lists, NEIGHBOURS)
+    rounds = FULL_ROUNDS * lists + (ROUNDS - FULL_ROUNDS) * near  # centroids that a vector is compared with
+    learned = rounds * min(rows, training_rows(lists)) * compared if lists else 0
     asked = 0 if type_ == FLAT else SAMPLE
     return rows * (each + (graph + asked) * compared) + learned
 
