@@ -27,7 +27,7 @@ from raypipe.errors import RaypipeError, UsageError
 from raypipe.mapping_export import check_destination, export
 from raypipe.mapping_projection import JUDGED, faithfulness, principal_values, project
 
-MOST = 300_000  # points: what a browser shows fluently, and UMAP places within the hour
+MOST = 300_000  # points: they are held in memory, here and in the browser
 NEIGHBORS = 15
 BLOCK = 8192
 SEED = 20_261_122

@@ -34,6 +34,8 @@ ACGUACGUACGUACGUAAAA
 acgtacgtacgtacgtaaaa
 >u1 short
 UUUUUUUUUUUUUUUUCC
+>u1 longer, of the same id
+UUUUUUUUUUUUUUUUCCGG
 """
 TABLE = f"id\trna_type\ttaxid\tnote\nt1\ttRNA\t4932\tyeast\nt2\ttRNA\t9606\tman\ns1\tother\t1\t{EVIL}\n"
 TOKEN = "correct horse battery staple".replace(" ", "-")
@@ -41,7 +43,7 @@ Open = Callable[..., Visit]
 
 
 def make(folder: Path, model: Path, *, index: bool = True, annotated: bool = True) -> Path:
-    """An atlas of five sequences."""
+    """An atlas of six sequences."""
     (folder / "in.fa").write_text(FASTA)
     (folder / "notes.tsv").write_text(TABLE)
     atlas = folder / "atlas"
@@ -106,9 +108,9 @@ def wide(page: Page) -> bool:
 
 def test_paste_and_look(address: str, visit: Open) -> None:
     page = visit(address).page
-    expect(page.locator("#about")).to_contain_text("5 sequences \u00b7 6 records")
+    expect(page.locator("#about")).to_contain_text("6 sequences \u00b7 7 records")
     search(page, TRNA.replace("U", "t"))
-    expect(page.get_by_role("heading", name="5 hits of 1 query")).to_be_visible()
+    expect(page.get_by_role("heading", name="6 hits of 1 query")).to_be_visible()
     expect(page.locator("#how")).to_contain_text("index 000001 (Flat)")
     assert ids(page)[:2] == ["t1", "t2"]
     rows = page.get_by_role("row")
@@ -138,6 +140,21 @@ def test_paste_and_look(address: str, visit: Open) -> None:
     expect(page.locator("td.score").first).to_contain_text("1.0000")
 
 
+def test_an_id_of_two_sequences(address: str, visit: Open) -> None:
+    """The hit is the one that it says, and is searched for by its letters."""
+    page = visit(address).page
+    search(page, "UUUUUUUUUUUUUUUUCCGG")
+    both = page.get_by_role("button", name="u1")
+    expect(both).to_have_count(2)
+    for place in (0, 1):
+        both.nth(place).click()
+    expect(page.locator(".panel pre.sequence")).to_have_text(["UUUUUUUUUUUUUUUUCCGG", "UUUUUUUUUUUUUUUUCC"])
+    page.get_by_role("button", name="Search with this one").nth(1).click()
+    expect(page.get_by_label("Sequence, FASTA or record id")).to_have_value(">u1\nUUUUUUUUUUUUUUUUCC\n")
+    expect(page.locator("td.name", has_text="short")).to_be_visible()
+    expect(page.locator("tbody tr").first).to_contain_text("18 nt")
+
+
 def test_by_keyboard_alone(address: str, visit: Open) -> None:
     page = visit(address).page
     press = page.keyboard.press
@@ -148,7 +165,7 @@ def test_by_keyboard_alone(address: str, visit: Open) -> None:
     page.keyboard.type("t1")
     press("Control+Enter")
     expect(page.locator("#found")).to_be_focused()
-    expect(page.locator("#status")).to_contain_text("5 hits of 1 query in")
+    expect(page.locator("#status")).to_contain_text("6 hits of 1 query in")
     for _ in range(20):
         press("Tab")
         if page.evaluate("() => document.activeElement.dataset.sort") == "score":
@@ -198,7 +215,7 @@ def test_filter_and_errors(address: str, visit: Open) -> None:
     expect(page.locator("#condition")).to_contain_text("notes.rna_type = 'tRNA'")
     search(page, "s1")
     assert set(ids(page)) == {"t1", "t2"}
-    expect(page.locator("#how")).to_contain_text("2 of 5 sequences may be found")
+    expect(page.locator("#how")).to_contain_text("2 of 6 sequences may be found")
     page.get_by_label("Condition in SQL").fill("taxid = 9606")
     search(page, "s1")
     assert ids(page) == ["t2"]
@@ -344,7 +361,7 @@ def test_token(known: Path, visit: Open, tmp_path: Path) -> None:
             page.keyboard.press("Enter")
         field.fill(TOKEN)
         page.keyboard.press("Enter")
-        expect(page.locator("#about")).to_contain_text("5 sequences")
+        expect(page.locator("#about")).to_contain_text("6 sequences")
         search(page, "t1")
         assert TOKEN not in page.url
         assert page.evaluate("() => [localStorage.length, document.cookie]") == [0, ""]

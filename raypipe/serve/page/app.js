@@ -4,11 +4,10 @@ import { structureFigure, structures } from "./details.js";
 import { byId, copy, count, el, plural } from "./dom.js";
 import { condition, makeFilter } from "./filter.js";
 import { annotationColumns, hitTable, summary, view } from "./hits.js";
-import { fromHash, parseQueries, toHash } from "./query.js";
+import { cut, fitsLink, fromHash, parseQueries, toHash } from "./query.js";
 import { ask, token } from "./server.js";
 import { save, toTsv } from "./tsv.js";
 
-const PIECE = 32; // queries of one request
 const EXAMPLE = ">yeast_tRNA_Phe\nGCGGAUUUAGCUCAGUUGGGAGAGCGCCAGACUGAAGAUCUGGAGGUCCUGUGUUCGAUCCACAGAAUUCGCACCA\n";
 const form = byId("form");
 let filter = makeFilter({}, () => {});
@@ -31,7 +30,7 @@ function readQuestion() {
 }
 
 function writeQuestion(question) {
-  byId("query").value = question.text;
+  if (question.text !== null) byId("query").value = question.text;
   byId("as").value = question.as;
   byId("k").value = question.k;
   byId("min-score").value = question.minScore ?? "";
@@ -78,12 +77,13 @@ async function search({ remember = true } = {}) {
   if (question.minScore !== null) asked.min_score = question.minScore;
   if (question.exact) asked.exact = true;
   let how = null;
-  let done = 0;
+  const starts = cut(queries.values);
   try {
-    for (; done < queries.values.length; done += PIECE) {
-      progress(done, queries.values.length);
-      const piece = queries.values.slice(done, done + PIECE);
-      const names = queries.names.slice(done, done + PIECE);
+    for (let part = 0; part < starts.length - 1; part++) {
+      const [done, end] = starts.slice(part, part + 2);
+      if (starts.length > 2) progress(done, queries.values.length);
+      const piece = queries.values.slice(done, end);
+      const names = queries.names.slice(done, end);
       const body = queries.kind === "ids" ? { ids: piece } : { sequences: piece, names };
       const onWait = (seconds) => say(`The server is busy; asking again in ${plural(seconds, "second")}.`);
       const answer = await ask("v1/search", { ...body, ...asked }, { signal: stop.signal, onWait });
@@ -126,9 +126,8 @@ function busy(now) {
 }
 
 function progress(done, all) {
-  if (all <= PIECE) return;
   Object.assign(byId("progress"), { max: all, value: done });
-  say(`${count(done)} of ${plural(all, "query")} answered.`.replace("querys", "queries"));
+  say(`${count(done)} of ${count(all)} queries answered.`);
 }
 
 const say = (text) => (byId("status").textContent = text);
@@ -166,6 +165,8 @@ function showResults(how, seconds, missingOf) {
   byId("found").textContent = `${plural(hits, "hit")} of ${several}${part}`;
   byId("how").textContent = howWords(how, seconds);
   byId("download").disabled = !hits;
+  byId("link").disabled = !fitsLink(byId("query").value);
+  byId("link").title = byId("link").disabled ? "The queries are too long for a link" : "";
   say(`${plural(hits, "hit")} of ${several} in ${seconds.toFixed(2)} seconds.`);
   byId("status").classList.add("visually-hidden"); // the heading says the same to the eyes
   render();
@@ -188,7 +189,7 @@ function howWords(how, seconds) {
 function render() {
   const all = answers.flatMap(({ rows }) => rows);
   const { all: columns, shown } = annotationColumns(all);
-  const act = { sortBy, search: searchId };
+  const act = { sortBy, search: searchFor };
   const list = answers.map(({ query, rows }, number) => {
     const body = el("div", {});
     const build = () => {
@@ -245,9 +246,9 @@ function sortBy(column, descending = null) {
   say(`Sorted by ${column}, ${descending ? "descending" : "ascending"}.`);
 }
 
-function searchId(id) {
-  byId("query").value = id;
-  byId("as").value = "ids";
+function searchFor(text, as) {
+  byId("query").value = text;
+  byId("as").value = as;
   sayQueries();
   search();
 }
@@ -278,7 +279,7 @@ async function enter() {
   const question = fromHash(location.hash);
   if (!question) return sayCondition();
   writeQuestion(question);
-  if (question.text.trim()) await search({ remember: false });
+  if (byId("query").value.trim()) await search({ remember: false });
 }
 
 form.addEventListener("submit", (event) => (event.preventDefault(), search()));

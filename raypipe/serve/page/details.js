@@ -18,9 +18,16 @@ const known = new Map(); // id -> promise of its records
 
 /** The content of a hit's row. */
 export function hitDetails(query, row, act) {
-  const records = recordsOf(row.id);
+  const records = recordsOf(row.id).then((all) => ofTheHit(row, all));
   const panel = el("div", { class: "panel" });
-  const again = el("button", { type: "button", on: { click: () => act.search(row.id) } }, "Search with this one");
+  const again = el("button", { type: "button" }, "Search with this one");
+  again.addEventListener("click", async () => {
+    const [{ sequence }] = await records;
+    // An id that several sequences carry names none of them.
+    const several = new Set((await recordsOf(row.id)).map(({ seq_id }) => seq_id)).size > 1;
+    if (several) act.search(`>${row.id}\n${sequence}\n`, "auto");
+    else act.search(row.id, "ids");
+  });
   const copyId = el("button", { type: "button", class: "quiet" }, "Copy id");
   copyId.addEventListener("click", () => copy(row.id, copyId));
   const link = RNACENTRAL.test(row.id)
@@ -89,6 +96,12 @@ function recordsOf(id) {
     asked.catch(() => known.delete(id));
   }
   return known.get(id);
+}
+
+/** Those of an id's records that are of the hit: ids may be given twice. */
+function ofTheHit(row, records) {
+  const fitting = records.filter(({ length }) => length === row.length);
+  return fitting.length ? fitting : records;
 }
 
 function sequenceParts(row, records) {

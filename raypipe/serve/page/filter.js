@@ -53,8 +53,6 @@ export function makeFilter(info, changed) {
       const known = pickers.map(({ key }) => key);
       return condition(Object.fromEntries(Object.entries(picks).filter(([key]) => !known.includes(key))), "");
     },
-    /** Fetch the values that the pickers offer, once. */
-    offer: () => Promise.all(pickers.map((picker) => picker.offer())),
   };
 }
 
@@ -80,7 +78,7 @@ function makePicker(table, column, words, changed) {
     }
   };
   input.addEventListener("focus", offer);
-  return { key, input, field, offer };
+  return { key, input, field };
 }
 
 function listColumns(tables, predictions) {

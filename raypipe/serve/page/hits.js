@@ -37,7 +37,7 @@ export function sorted(rows) {
 /** A table of `rows`.
  *  @param {object} query name, and its sequence or id
  *  @param {string[]} shown annotation columns
- *  @param {object} act `sortBy(column)` and `search(id)` */
+ *  @param {object} act `sortBy(column)` and `search(text, as)` */
 export function hitTable(query, rows, shown, act) {
   const columns = ["rank", "id", "score", "length", ...shown];
   const head = el("tr", { role: "row" }, columns.map((name) => header(name, act)));

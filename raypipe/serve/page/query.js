@@ -3,6 +3,7 @@
 // Words of nucleotides, which numbers of lines and gaps may stand between, as in GenBank's own layout.
 const LETTERS = /^(\d+\s+)?[ACGUTRYSWKMBDHVNI.\-*]+(\s+([ACGUTRYSWKMBDHVNI.\-*]+|\d+))*$/i;
 const LONGEST_LINK = 16000; // characters
+const PIECE = { queries: 32, letters: 100_000 }; // of one request
 
 /** What `text` means.
  *  @param {string} as "auto", "sequences" or "ids"
@@ -14,7 +15,8 @@ export function parseQueries(text, as = "auto") {
   if (as === "sequences" || (as === "auto" && LETTERS.test(trimmed))) {
     return { kind: "sequences", names: ["query_1"], values: [bare(trimmed)] };
   }
-  const ids = [...new Set(trimmed.split(/[\s]+/).map((id) => id.replace(/,$/, "")).filter(Boolean))];
+  const words = trimmed.split(/\s+/);
+  const ids = [...new Set(words.length > 1 ? words.map((id) => id.replace(/,$/, "")).filter(Boolean) : words)];
   return { kind: "ids", names: ids, values: ids };
 }
 
@@ -37,10 +39,25 @@ function parseFasta(text) {
 
 const bare = (text) => text.replace(/(^|\s)\d+(?=\s|$)|\s+/g, "");
 
+/** Places in `values` where requests begin, and their end: [0, 32, 40]. */
+export function cut(values) {
+  const starts = [0];
+  let letters = 0;
+  values.forEach((value, place) => {
+    letters += value.length;
+    if (place - starts.at(-1) < PIECE.queries && letters <= PIECE.letters) return;
+    if (place > starts.at(-1)) starts.push(place), (letters = value.length);
+  });
+  return [...starts, values.length];
+}
+
+/** Whether a link can hold `text`. */
+export const fitsLink = (text) => text.length <= LONGEST_LINK;
+
 /** The question as the part of the address behind #. */
 export function toHash(question) {
   const parts = new URLSearchParams();
-  if (question.text.length <= LONGEST_LINK) parts.set("q", question.text);
+  if (fitsLink(question.text)) parts.set("q", question.text);
   if (question.as !== "auto") parts.set("as", question.as);
   if (question.k !== 10) parts.set("k", question.k);
   if (question.where) parts.set("where", question.where);
@@ -50,13 +67,13 @@ export function toHash(question) {
   return `#${parts}`;
 }
 
-/** What `toHash` made; null where there is none. */
+/** What `toHash` made; null where there is none. A text that was too long for it is null too. */
 export function fromHash(hash) {
   const parts = new URLSearchParams(hash.replace(/^#/, ""));
   if (!parts.size) return null;
   const number = (name, otherwise) => (Number.isFinite(parseFloat(parts.get(name))) ? +parts.get(name) : otherwise);
   return {
-    text: parts.get("q") || "",
+    text: parts.get("q"),
     as: ["ids", "sequences"].includes(parts.get("as")) ? parts.get("as") : "auto",
     k: Math.max(1, Math.round(number("k", 10))),
     where: parts.get("where") || "",
