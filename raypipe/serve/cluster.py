@@ -68,6 +68,8 @@ def _prepare(folder: Path) -> None:
     """What Ray Serve reads from the environment when Ray starts and when it is imported."""
     logs.set_up()
     os.environ.setdefault(HAPROXY, "1")
+    # What the server is asked only reads, so it may be asked again where a replica died before it answered.
+    os.environ.setdefault("RAY_SERVE_HAPROXY_RETRY_ON", "conn-failure empty-response")
     # A replica that ends waits so long, that whatever is in front of it has seen it: Ray Serve's own half a minute is
     # for load balancers of clouds.
     for name in ("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S"):
