@@ -5,6 +5,7 @@ const OTHER = "#9aa3ad";
 const NEAR = 12; // pixels from the pointer
 const LISTED = 50;
 const MANY = 20000; // points: squares are drawn faster
+const AT_ONCE = 30000; // points that follow the hand
 const byId = (id) => document.getElementById(id);
 const canvas = byId("map");
 const pen = canvas.getContext("2d");
@@ -15,17 +16,18 @@ const [low, high] = range(data.y);
 let view = { x: (left + right) / 2, y: (low + high) / 2, scale: 1 }; // pixels of a unit
 let matches = null; // Uint8Array, of a search
 let drawing = 0;
+let resting = 0;
+const byKind = Array.from({ length: Math.max(1, data.kinds.length) }, () => []);
+for (let at = 0; at < size; at++) byKind[data.kind[at] ?? 0].push(at);
 
 byId("title").textContent = `Map of ${data.atlas}`;
 byId("about").textContent = data.about;
 byId("color").textContent = data.color ?? "";
 canvas.setAttribute("aria-label", `${size} points${data.color ? ` coloured by ${data.color}` : ""}`);
-const sizes = new Array(data.kinds.length).fill(0);
-for (const kind of data.kind) sizes[kind]++;
 byId("legend").replaceChildren(...data.kinds.map((name, kind) => {
   const dot = Object.assign(document.createElement("span"), { className: "dot" });
   dot.style.background = colorOf(kind);
-  const number = Object.assign(document.createElement("span"), { className: "number", textContent: ` ${sizes[kind].toLocaleString("en")}` });
+  const number = Object.assign(document.createElement("span"), { className: "number", textContent: ` ${byKind[kind].length.toLocaleString("en")}` });
   const item = document.createElement("li");
   item.append(dot, name, number);
   return item;
@@ -49,32 +51,42 @@ function all() {
   draw();
 }
 
+/** Draw, where there are very many points some of them first, and all when the hand rests. */
 function draw() {
   cancelAnimationFrame(drawing);
+  clearTimeout(resting);
+  const every = Math.ceil(size / AT_ONCE);
   drawing = requestAnimationFrame(() => {
-    const ratio = devicePixelRatio || 1;
-    canvas.width = canvas.clientWidth * ratio;
-    canvas.height = canvas.clientHeight * ratio;
-    pen.scale(ratio, ratio);
-    const radius = Math.max(1.2, Math.min(6, 90 / Math.sqrt(size)) * Math.min(2, Math.max(1, view.scale / whole())));
-    // Kind by kind, so that the colour changes seldom; what was searched for lies on top.
-    for (const on of matches ? [0, 1] : [null]) {
-      for (let kind = 0; kind < Math.max(1, data.kinds.length); kind++) {
-        pen.fillStyle = data.kinds.length ? colorOf(kind) : COLORS[0];
-        pen.globalAlpha = on === 0 ? 0.12 : 0.8;
-        pen.beginPath();
-        for (let at = 0; at < size; at++) {
-          if ((data.kinds.length && data.kind[at] !== kind) || (on !== null && matches[at] !== on)) continue;
-          const [x, y] = [toX(data.x[at]), toY(data.y[at])];
-          if (x < -9 || y < -9 || x > canvas.clientWidth + 9 || y > canvas.clientHeight + 9) continue;
-          if (size > MANY) pen.rect(x - radius, y - radius, 2 * radius, 2 * radius);
-          else pen.moveTo(x + radius, y), pen.arc(x, y, radius, 0, 7);
-        }
-        pen.fill();
-      }
-    }
-    canvas.dataset.drawn = "yes";
+    paint(every);
+    if (every > 1) resting = setTimeout(() => paint(1), 200);
   });
+}
+
+function paint(every) {
+  const ratio = devicePixelRatio || 1;
+  const [width, height] = [canvas.clientWidth, canvas.clientHeight];
+  canvas.width = width * ratio;
+  canvas.height = height * ratio;
+  pen.scale(ratio, ratio);
+  const radius = Math.max(1.2, Math.min(6, 90 / Math.sqrt(size)) * Math.min(2, Math.max(1, view.scale / whole())));
+  // Kind by kind, so that the colour changes seldom; what was searched for lies on top.
+  for (const on of matches ? [0, 1] : [null]) {
+    pen.globalAlpha = on === 0 ? 0.12 : 0.8;
+    byKind.forEach((places, kind) => {
+      pen.fillStyle = colorOf(kind);
+      pen.beginPath();
+      for (let number = 0; number < places.length; number += on === 1 ? 1 : every) {
+        const at = places[number];
+        if (on !== null && matches[at] !== on) continue;
+        const [x, y] = [toX(data.x[at]), toY(data.y[at])];
+        if (x < -9 || y < -9 || x > width + 9 || y > height + 9) continue;
+        if (size > MANY) pen.rect(x - radius, y - radius, 2 * radius, 2 * radius);
+        else pen.moveTo(x + radius, y), pen.arc(x, y, radius, 0, 7);
+      }
+      pen.fill();
+    });
+  }
+  canvas.dataset.drawn = every > 1 ? "partly" : "yes";
 }
 
 const whole = () => Math.min((0.9 * canvas.clientWidth) / (right - left || 1), (0.9 * canvas.clientHeight) / (high - low || 1));
