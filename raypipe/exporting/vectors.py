@@ -25,6 +25,7 @@ from raypipe.formats import text_rows
 from raypipe.results import make_anndata, optional
 
 NPY_HEADER_BYTES = 128
+TEXT_ROWS = 1024
 IDS = ("id", "seq_id")
 
 
@@ -33,6 +34,11 @@ class Batch(NamedTuple):
 
     table: pa.Table
     vectors: np.ndarray
+
+    def parts(self, rows: int) -> Iterator[Batch]:
+        """The same in batches of so many rows at most."""
+        for start in range(0, len(self.vectors), rows):
+            yield Batch(self.table.slice(start, rows), self.vectors[start : start + rows])
 
 
 def export_vectors(
@@ -118,14 +124,14 @@ def _write_text(format: str) -> Callable[[Path, Embedding, Iterator[Batch], pa.S
         values = [f"v{place}" for place in range(made.dimension)]
         with replacing(output) as file:
             file.write((delimiter.join([*schema.names, *values]) + "\n").encode())
-            for batch in stream:
+            for batch in (part for whole in stream for part in whole.parts(TEXT_ROWS)):
                 # Numbers by Arrow, whose text is made many times faster than any in Python.
                 numbers = pa.BufferOutputStream()
                 columns = [pa.array(np.ascontiguousarray(column)) for column in batch.vectors.T]
                 pa_csv.write_csv(pa.table(columns, values), numbers, options)
-                behind = numbers.getvalue().to_pybytes().decode("ascii").splitlines()
+                behind = numbers.getvalue().to_pybytes().splitlines()
                 for line, more in zip(text_rows(batch.table, format), behind, strict=True):
-                    file.write(f"{line}{delimiter}{more}\n".encode())
+                    file.write(b"%b%b%b\n" % (line.encode(), delimiter.encode(), more))
                 rows += len(batch.vectors)
         return rows
 
