@@ -6,12 +6,12 @@ import json
 import resource
 import signal
 import sys
+import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 
 from index import fence
 from index.channel import AskerError, ChannelAsker, packed, receive, send
@@ -46,49 +46,54 @@ def main() -> None:
             },
         )
 
+    held: list[Snapshots] = []
     try:
-        snapshots = Snapshots(Store.open(settings["root"]), open_snapshot, reread=True)
+        send(channel, {"is": "ready"})
         while True:
             question, _ = receive(channel)
             # Should DuckDB not stop when its time is over, this process does, and the server sees it.
             signal.setitimer(signal.ITIMER_REAL, settings["seconds"] + settings["grace"])
-            message, *bodies = _answer(snapshots, question, settings)
+            try:
+                if not held:
+                    held.append(Snapshots(Store.open(settings["root"]), open_snapshot, reread=True))
+                message, *bodies = _answer(held[0], question, settings)
+            except AskerError:
+                message, bodies = {"is": "error", "asker": True}, []
+            except (MemoryError, RecursionError):
+                message, bodies = {"is": "error", "limit": "memory"}, []
+            except StoreError as error:
+                message, bodies = _told(error), []
+            except Exception:
+                traceback.print_exc()
+                message, bodies = {"is": "error", "code": "internal", "message": "the server made a mistake"}, []
             signal.setitimer(signal.ITIMER_REAL, 0)
             send(channel, message, *bodies)
-    except (EOFError, OSError):  # the server is gone
+    except (EOFError, ConnectionError):  # the server is gone
         return
 
 
 def _answer(snapshots: Snapshots, question: dict[str, Any], settings: dict[str, Any]) -> tuple[Any, ...]:
-    try:
-        with snapshots.reading() as snapshot:
-            if "where" in question:
-                snapshot.check(lambda connection: fence.check_condition(connection, question["where"], snapshot.tables))
-                limit = f"{settings['memory'] >> 20}MiB"
-                found = matching_sequences(
-                    snapshot.store, question["where"], memory_limit=limit, threads=settings["threads"]
-                )
-                return {"is": "answer"}, found.astype("int64").tobytes()
-            answer = snapshot.answer(
-                question["sql"],
-                question["params"],
-                admit=lambda connection, sql: fence.check(connection, sql, snapshot.tables),
-                rows=settings["rows"],
-                size=settings["bytes"],
-            )
-            return {"is": "answer", "truncated": answer.truncated}, packed(answer.table)
-    except AskerError:
-        return ({"is": "error", "asker": True},)
-    except StoreError as error:
-        return (_told(error.__cause__) or {"is": "error", "code": error.code, "message": str(error)},)
-    except (MemoryError, RecursionError) as error:
-        return (_told(error),)
+    with snapshots.reading() as snapshot:
+        if "where" in question:
+            where = question["where"]
+            snapshot.check(lambda connection: fence.check_condition(connection, where, snapshot.tables))
+            limits = {"memory_limit": f"{settings['memory'] >> 20}MiB", "threads": settings["threads"]}
+            found = matching_sequences(snapshot.store, where, **limits)
+            return {"is": "answer"}, found.astype("int64").tobytes()
+        answer = snapshot.answer(
+            question["sql"],
+            question["params"],
+            admit=lambda connection, sql: fence.check(connection, sql, snapshot.tables),
+            rows=settings["rows"],
+            size=settings["bytes"],
+        )
+        return {"is": "answer", "truncated": answer.truncated}, packed(answer.table)
 
 
-def _told(error: BaseException | None) -> dict[str, Any] | None:
-    """How a limit is said."""
-    if isinstance(error, duckdb.InterruptException):
+def _told(error: StoreError) -> dict[str, Any]:
+    """How `error` is said."""
+    if isinstance(error.__cause__, duckdb.InterruptException):
         return {"is": "error", "limit": "time"}
-    if isinstance(error, (duckdb.OutOfMemoryException, MemoryError, RecursionError, pa.ArrowMemoryError)):
+    if isinstance(error.__cause__, (duckdb.OutOfMemoryException, MemoryError)):
         return {"is": "error", "limit": "memory"}
-    return None
+    return {"is": "error", "code": error.code, "message": str(error)}

@@ -21,12 +21,14 @@ import numpy as np
 
 from index.channel import packed, receive, send, unpacked
 from index.errors import QuestionError
-from index.fence_limits import FencedResult, Limits, bytes_of, without_paths
+from index.fence_limits import FencedResult, FenceError, Limits, bytes_of, without_paths
 from index.functions import Asker, said
 
 _START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from index.fence_process import main; main()"
 # Beyond its time a statement that does not stop gets so many seconds, before its process ends.
 GRACE = 1.0
+# A process starts within a second, on a machine that has nothing else to do; that is not the statement's time.
+START_SECONDS = 60.0
 
 
 class Worker:
@@ -53,7 +55,13 @@ class Worker:
                 start_new_session=True,  # Ctrl-C is for the server
             )
         self._channel = Connection(ours.detach())
+        self._ready = False
         self.usable = True
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is there, as far as is known."""
+        return self._process.poll() is None
 
     def end(self) -> None:
         """Kill it, and remove what it spilled."""
@@ -82,8 +90,17 @@ class Worker:
         """The answer to `question`, if there is one."""
         self.usable = False
         try:
+            if not self._ready:
+                if not self._channel.poll(START_SECONDS):
+                    raise FenceError("the process for SQL does not start; ask again", "unavailable")
+                receive(self._channel)
+                self._ready = True
             reply, bodies = self._talk(question, asker)
         except (EOFError, ConnectionError) as error:
+            if not self._ready:
+                raise FenceError(
+                    "the process for SQL does not start; the server's log tells more", "internal"
+                ) from error
             ended = self._process.wait()
             limits = self._limits
             raise (limits.too_long() if ended == -signal.SIGALRM else limits.too_large()) from error

@@ -109,9 +109,12 @@ class FencedSql:
         with self._lock:
             if self._closed:
                 raise FenceError("the server stops", "unavailable")
-            if self._idle:
-                return self._idle.pop()
-        return Worker(self._root, self.limits)
+            ended = [worker for worker in self._idle if not worker.alive]
+            self._idle = [worker for worker in self._idle if worker.alive]
+            found = self._idle.pop() if self._idle else None
+        for worker in ended:  # somebody killed it while it waited
+            worker.end()
+        return found or Worker(self._root, self.limits)
 
     def _put(self, worker: Worker) -> None:
         with self._lock:

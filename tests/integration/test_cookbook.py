@@ -13,6 +13,7 @@ import raypipe
 from index.fenced import FencedSql, Limits
 from raypipe.asker import AtlasAsker
 from raypipe.cli import run
+from tests.made import on_disk
 
 TYPES = ("tRNA", "rRNA", "lncRNA")
 SPECIES = (9606, 10090, 4932)
@@ -161,7 +162,7 @@ def test_coordinates(answers: list[list[dict[str, Any]]], atlas: raypipe.Atlas, 
 
 
 def test_a_server_answers_them_too(root: Path, atlas: raypipe.Atlas, answers: list[list[dict[str, Any]]]) -> None:
-    with FencedSql(atlas.store.root, Limits(processes=1, threads=1)) as fenced:
+    with FencedSql(on_disk(atlas.store.root), Limits(processes=1, threads=1)) as fenced:
         for block, answer in zip(blocks(root), answers, strict=True):
             result = fenced.query(block, None, AtlasAsker(atlas))
             assert len(result.table) == len(answer)

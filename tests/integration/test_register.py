@@ -19,6 +19,7 @@ from index.annotations import annotate
 from index.store import Store
 from raypipe import AtlasError
 from tests.integration.conftest import Cli
+from tests.made import on_disk
 from tests.served import served
 
 S1 = "GGGCCCAAAUUU"
@@ -146,7 +147,7 @@ def test_views_and_functions_in_a_connection_of_ones_own(
 
 
 def test_called_again_it_renews(connection: duckdb.DuckDBPyConnection, atlas: raypipe.Atlas, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(atlas.store.root, tmp_path / "copy"))
+    copy = Path(shutil.copytree(on_disk(atlas.store.root), tmp_path / "copy"))
     raypipe.register(connection, str(copy))
     assert rows(connection, "SELECT count(*) FROM families") == [(5,)]
     (tmp_path / "more.tsv").write_text("id\ttaxid\nt1\t9606\n")

@@ -316,8 +316,8 @@ def test_conditions_of_strangers(store, fenced):
 
 
 def test_statements_share_the_processes_and_the_last_ones_are_told(store):
-    with FencedSql(store.root, Limits(seconds=1.0, processes=1, threads=1)) as fenced:
-        fenced.start()
+    with FencedSql(store.root, Limits(seconds=2.0, processes=1, threads=1)) as fenced:
+        assert fenced.query("SELECT 0 AS n").table.num_rows == 1
         with ThreadPoolExecutor(4) as pool:
             found = pool.map(fenced.query, [f"SELECT {number} AS n" for number in range(20)])
         assert [result.table["n"][0].as_py() for result in found] == list(range(20))
@@ -325,7 +325,7 @@ def test_statements_share_the_processes_and_the_last_ones_are_told(store):
         endless = "SELECT levenshtein(repeat('a', 100000), repeat('b', 100000))"
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(fenced.query, endless)
-            time.sleep(0.3)
+            time.sleep(0.2)
             with pytest.raises(FenceError, match="too many SQL statements") as caught:
                 fenced.query("SELECT 1")
             assert caught.value.code == "busy"
@@ -345,7 +345,10 @@ def test_new_versions_are_taken_up_while_old_readers_finish(builder, tmp_path):
     publish(1)
     asking, published = threading.Event(), threading.Event()
 
-    class Waiting:
+    class Waiting(DinucleotideAsker):
+        def __init__(self):
+            self.asked = []
+
         def embed(self, sequences):
             asking.set()
             assert published.wait(10)
@@ -381,6 +384,24 @@ def test_processes_end_and_leave_nothing(store):
     fenced.close()
     assert worker._process.returncode is not None
     assert not Path(worker._spill).exists()
+
+
+def test_a_process_that_is_killed_while_it_waits_is_replaced(store):
+    with FencedSql(store.root, Limits(processes=1, threads=1)) as fenced:
+        fenced.start()
+        worker = fenced._idle[0]
+        worker._process.kill()
+        worker._process.wait()
+        assert fenced.query("SELECT 1 AS one").table.num_rows == 1
+        assert not Path(worker._spill).exists()
+
+
+def test_no_store(tmp_path):
+    with FencedSql(tmp_path, Limits(processes=1, threads=1)) as fenced:
+        for _ in range(2):
+            with pytest.raises(QuestionError, match=r"^ATLAS: not an atlas") as caught:
+                fenced.query("SELECT 1")
+            assert caught.value.code == "unavailable"
 
 
 def test_sizes_and_paths():
