@@ -21,7 +21,8 @@ from raypipe.cli import DONE, FAILED, USAGE
 from tests.browser import Visit, browsing
 from tests.integration.conftest import Cli
 
-pytest.importorskip("umap", reason="needs umap-learn and embedding-atlas, of the extra map")
+for name in ("umap", "embedding_atlas"):
+    pytest.importorskip(name, reason="needs umap-learn and embedding-atlas, of the extra map")
 # What the browser of a machine without a GPU has to say, and the icon that the package's page has not.
 HARMLESS = ("WebGPU", "404")
 COLOURS = ["31,119,180", "224,123,0", "44,160,44"]
