@@ -204,3 +204,21 @@ def test_a_server_answers_the_functions(connection: duckdb.DuckDBPyConnection, a
         assert rows(connection, "SHOW TABLES") == [("queries",)]
         with pytest.raises(duckdb.Error, match="no record with id nobody"):
             rows(connection, "FROM neighbors('nobody')")
+
+
+def test_a_server_fences_conditions_too(atlas: raypipe.Atlas) -> None:
+    """In a search, and in a search within SQL, whose own process waits for the answer."""
+    root = on_disk(atlas.store.root)
+    with served(root, sql_workers=1, sql_memory="150MB") as url, raypipe.connect(url) as remote:
+        for condition in (
+            f"length > (SELECT count(*) FROM read_text('{root / 'store.json'}'))",
+            "length(repeat(sequence, 300000000)) > 5",
+        ):
+            with pytest.raises(AtlasError, match=r"refused|memory|too large|maximum") as caught:
+                remote.search(S1, where=condition).to_arrow()
+            assert caught.value.code in ("invalid", "too_large")
+            sql = "FROM search($q, filter := $condition)"
+            with pytest.raises(AtlasError, match=r"refused|memory|too large|maximum"):
+                remote.sql(sql, {"q": S1, "condition": condition})
+        hits = remote.sql("FROM search($q, k := 9, filter := $c)", {"q": S1, "c": "family = 'tRNA'"}).to_pylist()
+        assert [hit["id"] for hit in hits] == [hit["id"] for hit in remote.search(S1, k=9, where="family = 'tRNA'")]
