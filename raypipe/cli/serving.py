@@ -7,7 +7,7 @@ from raypipe.errors import RaypipeError, UsageError
 from raypipe.serve.settings import ServeOptions, ServeSettings
 
 SERVING = ServeOptions()
-PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "starlette")
+PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "starlette", "threadpoolctl")
 
 
 def serve(atlas: AtlasPath, *, settings: ServeOptions = SERVING) -> None:
