@@ -172,6 +172,12 @@ def test_an_atlas_from_beginning_to_end(bucket: str, cli: Cli, tiny: Path, tmp_p
     families = ["--min-score", 0.2]
     assert cli("cluster", atlas, *families).out == cli("cluster", "local", *families).out != ""
 
+    for what, file in (("embeddings", "v.npy"), ("hits", "h.tsv"), ("annotations", "a.csv")):
+        for root, folder in ((atlas, "there"), ("local", "here")):
+            Path(folder).mkdir(exist_ok=True)
+            assert cli("export", root, "--what", what, "-o", f"{folder}/{file}").code == DONE
+        assert Path("there", file).read_bytes() == Path("here", file).read_bytes()
+
     assert cli("verify", atlas, "--deep").out.count("ok") == 4
     status = cli("status", atlas)
     assert f"{shards} of {shards} shards" in status.out
