@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 
+# What the extras bring: a plain installation reads, and asks servers and SQL, but neither embeds nor searches.
+EXTRAS = ("torch", "ray", "safetensors", "huggingface_hub")
+INSTALL = "pip install 'raypipe[cpu]' (or 'raypipe[gpu]' with an NVIDIA GPU)"
+
 
 class RaypipeError(Exception):
     """A command cannot do what was asked."""

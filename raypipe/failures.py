@@ -8,11 +8,7 @@ from functools import cache
 
 from index.errors import StoreError
 from model.errors import ModelError, SequenceError
-from raypipe.errors import AtlasError, RaypipeError, UsageError
-
-# What the extras bring: a plain installation asks servers, and SQL.
-EXTRAS = ("torch", "ray", "safetensors", "huggingface_hub")
-INSTALL = "pip install 'raypipe[cpu]' (or 'raypipe[gpu]' with an NVIDIA GPU)"
+from raypipe.errors import EXTRAS, INSTALL, AtlasError, RaypipeError, UsageError
 
 
 @contextmanager

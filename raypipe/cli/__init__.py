@@ -15,8 +15,6 @@ from collections.abc import Sequence
 DONE, FAILED, USAGE, INCOMPLETE = range(4)
 # Links to pydantic's manual are for programmers; read when pydantic is imported.
 os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")
-# What the extras bring: a plain installation reads and asks, but neither embeds nor searches.
-EXTRAS = ("torch", "ray", "safetensors", "huggingface_hub")
 STOPPED = "stopped; what is finished stays, run the same command again to go on"
 
 
@@ -71,7 +69,7 @@ def _run(arguments: Sequence[str]) -> int:
     from index.errors import StoreError
     from model.errors import ModelError
     from raypipe.answer_files import guarded_stdout
-    from raypipe.errors import IncompleteError, RaypipeError, UsageError, debugging
+    from raypipe.errors import EXTRAS, INSTALL, IncompleteError, RaypipeError, UsageError, debugging
 
     try:
         with guarded_stdout():
@@ -89,8 +87,7 @@ def _run(arguments: Sequence[str]) -> int:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
             raise
-        how = "pip install 'raypipe[cpu]' (or 'raypipe[gpu]' with an NVIDIA GPU)"
-        return _say(f"{package} is not installed, and this needs it; run: {how}", FAILED)
+        return _say(f"{package} is not installed, and this needs it; run: {INSTALL}", FAILED)
     except BrokenPipeError:
         # The reader of a pipe (head, less) has seen enough; Python would complain again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
