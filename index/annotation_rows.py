@@ -104,19 +104,24 @@ class AnnotationRows:
         result: dict[str, pa.Array] = {}
         with self._connection.cursor() as cursor:
             # Seen by this cursor alone.
-            cursor.register("hit", pa.table({"seq_id": pa.array(seq_ids, pa.int64()), "row": np.arange(len(seq_ids))}))
+            hit = {"seq_id": pa.array(seq_ids, pa.int64()), "hit": pa.array(np.arange(len(seq_ids)))}
+            cursor.register("hits", pa.table(hit))
             for table in dict.fromkeys(owner for owner, _ in asked.values()):
                 names = {name: duck.identifier(column) for name, (owner, column) in asked.items() if owner == table}
-                taken = "list({0} ORDER BY t.rowid)" if all_rows else "arg_min(struct_pack(v := {0}), t.rowid).v"
-                picked = ", ".join(f"{taken.format(f't.{column}')} AS {column}" for column in names.values())
-                chosen = ", ".join(f"r.{column} AS {duck.identifier(name)}" for name, column in names.items())
-                rows = (
-                    f"SELECT t.seq_id, {picked} FROM {ALIAS}.main.{duck.identifier(table)} t "
-                    f"SEMI JOIN hit USING (seq_id) GROUP BY t.seq_id"
+                chosen = ", ".join(f"t.{column} AS c{place}" for place, column in enumerate(names.values()))
+                relation = cursor.sql(
+                    f"SELECT hits.hit, {chosen} FROM hits JOIN {ALIAS}.main.{duck.identifier(table)} t USING (seq_id) "
+                    "ORDER BY hits.hit, t.rowid"
                 )
-                relation = cursor.sql(f"SELECT {chosen} FROM hit LEFT JOIN ({rows}) r USING (seq_id) ORDER BY hit.row")
-                answer = duck.run(cursor, relation.to_arrow_table)
-                result.update({name: answer[name] for name in names})
+                rows = duck.run(cursor, relation.to_arrow_table)
+                ends = np.searchsorted(rows["hit"].to_numpy(), np.arange(len(seq_ids) + 1))
+                none = ends[1:] == ends[:-1]
+                for name, column in zip(names, rows.columns[1:], strict=True):
+                    if all_rows:
+                        offsets, values = pa.array(ends, pa.int32()), column.combine_chunks()
+                        result[name] = pa.ListArray.from_arrays(offsets, values, mask=pa.array(none))
+                    else:
+                        result[name] = column.take(places(np.where(none, -1, ends[:-1])))
         return result
 
     def _open(self, table: str) -> pa.RecordBatch | None:
