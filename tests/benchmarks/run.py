@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from tests.benchmarks import (
+    annotations,
     cpu,
     head_memory,
     heads,
@@ -32,7 +33,7 @@ def main() -> None:
     print("# Tokenizer, one core", flush=True)
     tokenizer.main()
     model = (overhead, head_memory, heads, pretrain, cpu, peer_multimolecule, peer_variants)
-    for benchmark in (ingest, *model, search, search_tools, serving):
+    for benchmark in (ingest, *model, search, search_tools, annotations, serving):
         print(f"# {benchmark.__name__}", flush=True)
         benchmark.main(arguments)
 
