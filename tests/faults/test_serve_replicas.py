@@ -11,8 +11,10 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import yaml
 
 from raypipe.cli import run
+from raypipe.errors import UsageError
 from tests.runs import CONSOLE, done, started
 
 pytestmark = pytest.mark.slow
@@ -91,3 +93,22 @@ def test_what_cannot_be_served_is_said_at_once(atlas: Path, tmp_path: Path) -> N
     assert (ran.code, "only with tokens" in ran.err) == (2, True)
     ran = done([*CONSOLE, "serve", str(tmp_path), "--ray"], cwd=tmp_path)
     assert (ran.code, "not an atlas" in ran.err) == (1, True)
+
+
+def test_the_deployment_file_is_one(root: Path, atlas: Path) -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    from raypipe.serve.ray_app import build
+
+    given = yaml.safe_load((root / "configs" / "serve-deploy.yaml").read_text())
+    described = ServeDeploySchema.model_validate(given)
+    assert (described.http_options.host, described.applications[0].import_path) == (
+        "127.0.0.1",
+        "raypipe.serve.ray_app:build",
+    )
+    made = build({"atlas": str(atlas), "config": str(root / "configs" / "serve.yaml"), "replicas": 3})
+    assert made._bound_deployment.num_replicas == 3
+    with pytest.raises(UsageError, match="colour"):
+        build({"atlas": str(atlas), "colour": "red"})
+    with pytest.raises(UsageError, match="cannot be read"):
+        build({"atlas": str(atlas), "config": "/nowhere.yaml"})
