@@ -17,8 +17,7 @@ os.environ.setdefault("RAYPIPE_CACHE", str(Path(tempfile.gettempdir()) / f"raypi
 # Small work on a shared machine: threads that wait for each other would take most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What is stored is compared with float32; the default depends on the processor (integration/test_compute_type.py).
-for _verb in ("EMBED", "PREDICT", "MLM"):
-    os.environ.setdefault(f"RAYPIPE_{_verb}_DTYPE", "float32")
+os.environ.setdefault("RAYPIPE_CPU_DTYPE", "float32")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "token")

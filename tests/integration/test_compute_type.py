@@ -12,7 +12,7 @@ import pytest
 import model
 from index.store import Store
 from raypipe import compute_types
-from raypipe.cli import DONE
+from raypipe.cli import DONE, USAGE
 from tests.integration.conftest import Cli
 
 INLINE = ("--executor", "inline", "--shard-tokens", "60")
@@ -23,8 +23,7 @@ NEW = "processor\t: 0\nmodel name\t: x\nflags\t\t: fpu avx512f avx512_bf16 gfni\
 @pytest.fixture(autouse=True)
 def _nobody_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for verb in ("EMBED", "PREDICT", "MLM"):
-        monkeypatch.delenv(f"RAYPIPE_{verb}_DTYPE")
+    monkeypatch.delenv("RAYPIPE_CPU_DTYPE")
 
 
 @pytest.fixture
@@ -90,6 +89,17 @@ def test_answers_without_an_atlas_follow_the_processor(cli: Cli, fresh: Path, on
     assert half != whole
     assert whole == scores(NEW, "--dtype", "float32")
     assert half == pytest.approx(whole, abs=0.1)
+
+
+def test_the_environment_names_another_default(cli: Cli, fresh: Path, on, monkeypatch: pytest.MonkeyPatch) -> None:
+    on(NEW)
+    monkeypatch.setenv("RAYPIPE_CPU_DTYPE", "float32")
+    assert compute_types.default_dtype(cuda=False) == "float32"
+    assert compute_types.default_dtype(cuda=True) == "bfloat16"
+    monkeypatch.setenv("RAYPIPE_CPU_DTYPE", "half")
+    ran = cli("mlm", "ACGU", "--model", fresh)
+    assert (ran.code, ran.out) == (USAGE, "")
+    assert "RAYPIPE_CPU_DTYPE=half: is float32, bfloat16 or float16, or not set" in ran.err
 
 
 def test_eight_bits_are_asked_for_by_name(cli: Cli, atlas: Path, tiny: Path) -> None:
