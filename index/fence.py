@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator
+from functools import cache
 from typing import Any
 
 import duckdb
 
+from index import duck
 from index.errors import QuestionError
 
 ALLOWED = "one SELECT (or WITH, VALUES, FROM, DESCRIBE) over the tables of the atlas"
@@ -28,7 +30,8 @@ _REFUSED = re.compile(
     r"icu_(?!collate).*|duckdb_.*|raypipe_.*|__internal.*|json_(serialize|deserialize|execute).*|"
     r"(col|obj|shobj)_description|in_search_path|getenv|getvariable|get_block_size|parse_duckdb_log_message|"
     r"session_user|user|version|txid_current|stats|vector_type|write_log|sleep_ms|setseed|nextval|currval|setval|"
-    r"query|query_table|combine|combine_aggr|finalize|to_aggregate_state|hive_partition_component"
+    r"query|query_table|combine|combine_aggr|finalize|to_aggregate_state|variant_bytes_to_variant|index_key|"
+    r"hive_partition_component"
 )
 _NODES = frozenset(["SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"])
 _SHOWN = frozenset(('"tables"',))
@@ -55,7 +58,7 @@ def check(connection: duckdb.DuckDBPyConnection, sql: str, tables: Collection[st
     for node in nodes:
         kind = node.get("type")
         if kind == "BASE_TABLE":
-            _check_table(node, known | ours, tables)
+            _check_table(node, known, ours, tables)
         elif kind == "SHOW_REF":
             _check_shown(node, known | ours)
         elif kind == "TABLE_FUNCTION":
@@ -100,17 +103,35 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
 
 
 def _defined(nodes: list[dict[str, Any]]) -> Iterator[str]:
-    """Names that WITH gives, anywhere in the statement; of letters only, so that none can be that of a file."""
+    """Names that WITH gives, anywhere in the statement.
+
+    They count outside of their WITH as well, where something else may answer to them: so they are of letters only, as
+    no file that DuckDB would read, and none is that of a view of DuckDB's own.
+    """
     for node in nodes:
         for entry in (node.get("cte_map") or {}).get("map", []):
-            if not _NAME.fullmatch(entry["key"]):
-                raise QuestionError(f"WITH {entry['key']!r}: take letters, digits and _ for its name")
-            yield entry["key"]
+            name = entry["key"]
+            if not _NAME.fullmatch(name):
+                raise QuestionError(f"WITH {name!r}: take letters, digits and _ for its name")
+            if name.lower() in _built_in():
+                raise QuestionError(f"WITH {name!r}: DuckDB has a view of that name; take another")
+            yield name
 
 
-def _check_table(node: dict[str, Any], known: set[str], tables: Collection[str]) -> None:
+@cache
+def _built_in() -> frozenset[str]:
+    """The views that DuckDB has by itself and finds without a schema, in small letters."""
+    with duck.new_connection() as connection:
+        rows = connection.execute(
+            "SELECT view_name FROM duckdb_views() WHERE internal AND schema_name <> 'information_schema'"
+        ).fetchall()
+    return frozenset(name.lower() for (name,) in rows)
+
+
+def _check_table(node: dict[str, Any], known: set[str], ours: set[str], tables: Collection[str]) -> None:
     path = [part.lower() for part in node["qualified_name"]["path"]]
-    if path[-1] not in known or path[:-1] not in ([], ["main"], ["memory", "main"]):
+    ours_itself = len(path) == 1 and path[0] in ours
+    if not ours_itself and (path[-1] not in known or path[:-1] not in ([], ["main"], ["memory", "main"])):
         named = ".".join(node["qualified_name"]["path"])
         raise QuestionError(f"no table {named!r}; there are: {', '.join(tables)}")
 

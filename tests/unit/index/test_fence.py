@@ -66,6 +66,7 @@ HONEST = [
     "SUMMARIZE sequences",
     "WITH t AS (SELECT seq_id FROM rna WHERE taxid = 7) SELECT count(*) FROM t JOIN sequences USING (seq_id)",
     "WITH RECURSIVE r AS (SELECT 1 AS x UNION ALL SELECT x + 1 FROM r WHERE x < 5) SELECT max(x) FROM r",
+    "WITH tables AS (FROM rna LIMIT 2) SELECT (WITH Twice AS (SELECT 2) FROM twice), t.* FROM tables t",
     "SELECT taxid, count(*), avg(s.length) FROM rna JOIN sequences s USING (seq_id) GROUP BY ALL ORDER BY 2 DESC",
     "SELECT seq_id, rank() OVER (PARTITION BY length ORDER BY seq_id) r FROM sequences QUALIFY r = 1",
     "PIVOT rna ON taxid IN (7, 9606) USING count(*)",
@@ -132,6 +133,16 @@ REFUSED = [
     "FROM pragma_version()",
     "FROM sqlite_master",
     "FROM information_schema.tables",
+    # By names that WITH gives to something else, elsewhere or with a schema.
+    "WITH duckdb_databases AS (SELECT 1) FROM main.duckdb_databases",
+    "WITH duckdb_databases AS (FROM duckdb_databases) FROM duckdb_databases",
+    "SELECT (WITH DuckDB_Views AS (SELECT 1) FROM DuckDB_Views), sql FROM duckdb_views",
+    "SELECT (WITH pg_tables AS (SELECT 1) FROM pg_tables), p.* FROM pg_tables p",
+    'WITH "duc\u212adb_views" AS (SELECT 1) SELECT sql FROM duckdb_views',
+    "WITH sqlite_master AS (SELECT 1) SELECT sql FROM main.sqlite_master",
+    "WITH pragma_database_list AS (SELECT 1) FROM main.pragma_database_list",
+    "WITH x AS (SELECT 1) FROM memory.main.x",
+    "SELECT (WITH tables AS (SELECT 1) FROM tables), table_name FROM tables",
     "FROM pg_catalog.pg_views",
     "FROM annotation_tables.raypipe.tables",
     "SHOW DATABASES",
@@ -417,6 +428,11 @@ def test_sizes_and_paths():
     assert without_paths("/data/a/x/y.parquet: bad, see /tmp/raypipe/z.tmp; 1/2 s", "/data/a") == (
         "ATLAS/x/y.parquet: bad, see .../z.tmp; 1/2 s"
     )
+    assert without_paths("atlas: no index, as atlas/index is empty; the atlas is new", "atlas") == (
+        "ATLAS: no index, as ATLAS/index is empty; the atlas is new"
+    )
+    assert without_paths("file:///data/a/x, /data/ab/x, /old/data/a/x.y", "/data/a") == "file://ATLAS/x, .../x, .../x.y"
+    assert without_paths("no such table. ./store.json is there", ".") == "no such table. ATLAS/store.json is there"
 
 
 def test_files_of_the_store_are_where_the_tests_think(store):
