@@ -180,10 +180,18 @@ class _Approximate(ABC):
         self._searched = searched
 
     def search(self, queries: np.ndarray, k: int, mask: np.ndarray | None, effort: Effort) -> Found:
+        if _nearly_open(mask) and self._drops:
+            return _dropping(self._search, queries, k, mask, effort)
+        return self._search(queries, k, mask, effort)
+
+    @property
+    def _drops(self) -> bool:
+        """Whether few rows that may not be found are better dropped from what is found than filtered out."""
+        return not self._takes_filters
+
+    def _search(self, queries: np.ndarray, k: int, mask: np.ndarray | None, effort: Effort) -> Found:
         num_rows = self._index.ntotal
         if mask is not None and not self._takes_filters:
-            if _nearly_open(mask):
-                return _dropping(self.search, queries, k, mask, effort)
             return padded(*self._scan(queries, k, mask), k, _each(int(np.count_nonzero(mask)), num_rows))
         allowed = num_rows if mask is None else int(np.count_nonzero(mask))
         wanted = min(k, allowed)
@@ -285,10 +293,9 @@ class HnswEngine(_Approximate):
         self.max_effort = max(1, int(index.ntotal))
         self._storage = load_faiss().downcast_index(index.storage)
 
-    def search(self, queries: np.ndarray, k: int, mask: np.ndarray | None, effort: Effort) -> Found:
-        if _nearly_open(mask):
-            return _dropping(super().search, queries, k, mask, effort)
-        return super().search(queries, k, mask, effort)
+    @property
+    def _drops(self) -> bool:
+        return True  # the graph takes no filter
 
     def _start(self, visits: int | None, wanted: int, allowed: int) -> int:
         return min(self.max_effort, max(visits or 16, wanted))
