@@ -6,6 +6,8 @@ Shapes: N sequences, Q queries, D values of a vector as the model gives it.
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -21,8 +23,8 @@ from index.faiss_runtime import load_faiss
 from index.fenced import FencedResult, FencedSql, Limits
 from raypipe.asker import AtlasAsker
 from raypipe.errors import UsageError
-from raypipe.queries import clean_queries, labels
-from raypipe.serve.batching import Batcher
+from raypipe.queries import MASK, clean_queries, labels
+from raypipe.serve.batching import Batch, Batcher
 from raypipe.serve.faults import CLOSED, Refusal
 from raypipe.serve.hits import Asked, Part, search_ids, search_vectors
 from raypipe.serve.live import Live, ServedAtlas, Snapshot
@@ -38,6 +40,9 @@ SEARCH_QUEUE = 16_384
 LOOKERS = 4
 # Statements that wait or run, for each that may run.
 SQL_QUEUE = 8
+TIDY_SECONDS = 2.0
+# Letters of an answer to fill-mask, which has the whole sequence in every row.
+FILLED_LETTERS = 64 << 20
 
 
 class Service:
@@ -54,7 +59,7 @@ class Service:
             settings.batch_tokens,
             most=settings.max_queued_tokens,
             wait_seconds=settings.batch_wait_ms / 1000,
-            done=metrics.batch("encoder"),
+            done=_tidied(metrics.batch("encoder")),
         )
         note = metrics.batch("search")
         self._searches = Batcher("search", SEARCH_BATCH, most=SEARCH_QUEUE, done=note, prepare=_alone)
@@ -209,6 +214,20 @@ class Service:
                 "send them in parts",
             )
 
+    def check_filled(self, sequences: Sequence[str], top_k: int) -> None:
+        """
+        Raises:
+            Refusal: so many masks that the answer would be too large.
+        """
+        letters = top_k * sum(len(sequence) * sequence.count(MASK) for sequence in sequences)
+        if letters > FILLED_LETTERS:
+            raise Refusal(
+                "too_large",
+                f"the sequences with their masks filled in have {letters:,} letters; this server gives "
+                f"{FILLED_LETTERS:,} at a time",
+                "send them in parts, or with fewer masks",
+            )
+
     def count(self, kind: str, number: int) -> None:
         """Note so many queries."""
         self._metrics.queries.labels(kind).inc(number)
@@ -270,6 +289,22 @@ class Service:
         except TimeoutError:
             future.cancel()
             raise
+
+
+def _tidied(note: Callable[[Batch], None]) -> Callable[[Batch], None]:
+    """`note`, and now and then what the encoder has freed goes back to the system: the allocator of glibc would keep it
+    in pieces, twice the memory after some minutes."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    last = time.monotonic()
+
+    def done(batch: Batch) -> None:
+        nonlocal last
+        note(batch)
+        if trim is not None and time.monotonic() - last > TIDY_SECONDS:
+            trim(0)
+            last = time.monotonic()
+
+    return done
 
 
 def _alone() -> None:
