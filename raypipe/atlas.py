@@ -61,6 +61,7 @@ class Atlas:
         allow_stale: bool = False,
         shards: int | None = None,
         address: str | None = None,
+        gpu: int | None = None,
     ):
         """Open the atlas at `path`.
 
@@ -70,21 +71,24 @@ class Atlas:
             allow_stale: search an index that is older than the embeddings, instead of an error.
             shards: Ray actors that share out the segments of the index, each with one CPU; by default none.
             address: of the Ray cluster where they run; by default $RAY_ADDRESS, or a Ray of our own on this machine.
+            gpu: number of the GPU that FAISS searches on, by copies of the index; by default the CPU searches.
 
         Raises:
-            UsageError: less than one shard, or an address without shards.
+            UsageError: less than one shard, an address without shards, or shards and a GPU.
             AtlasError: no atlas stands there; it is an index.errors.StoreError too, as all that follow.
         """
         if shards is None and address is not None:
             raise UsageError(f"address {address!r} without shards: say how many, or leave it out")
         if shards is not None and shards < 1:
             raise UsageError(f"{shards} shards: must be at least 1")
+        if shards is not None and gpu is not None:
+            raise UsageError(f"gpu {gpu} with shards: those search on CPUs; leave one of the two out")
         with answering():
             self.store = Store.open(path)
         self._model_name = model
         self._device = device
         self._allow_stale = allow_stale
-        self._shards, self._address = shards, address
+        self._shards, self._address, self._gpu = shards, address, gpu
         self._leave = ExitStack()
         self._filters: dict[tuple[str, str], Any] = {}
         # Which knows this atlas, but shall not keep it.
@@ -125,7 +129,7 @@ class Atlas:
     def _open_searcher(self) -> Searcher | ShardedSearcher:
         with answering():
             if self._shards is None:
-                return Searcher.open(self.store, allow_stale=self._allow_stale)
+                return Searcher.open(self.store, allow_stale=self._allow_stale, gpu=self._gpu)
             from raypipe.sharded import ShardedSearcher
 
             opened = ShardedSearcher(self.store, self._shards, address=self._address, allow_stale=self._allow_stale)

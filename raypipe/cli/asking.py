@@ -58,15 +58,18 @@ def search(
     output: OutputFile = None,
     model: Annotated[str | None, Parameter(help="Checkpoint for queries; by default the one of the vectors.")] = None,
     allow_stale: Annotated[bool, Parameter(negative="", help="Search an index older than the embeddings.")] = False,
+    gpu: Annotated[
+        int | None, Parameter(help="Number of the GPU that FAISS searches on (extra gpu); by default the CPU searches.")
+    ] = None,
     token: Token = None,
 ) -> None:
     """Find the nearest sequences, with their annotations."""
     if bool(queries) == bool(ids):
         raise UsageError("name queries (sequences or FASTA files) or --ids, one of the two")
-    if is_server(atlas) and (model is not None or allow_stale):
-        option = "--allow-stale" if allow_stale else "--model"
+    if is_server(atlas) and (model is not None or allow_stale or gpu is not None):
+        option = "--allow-stale" if allow_stale else "--model" if model is not None else "--gpu"
         raise UsageError(f"{option}: the server has a model and an index opened already; leave it out")
-    opened = open_asked(atlas, token, model=model, allow_stale=allow_stale)
+    opened = open_asked(atlas, token, model=model, allow_stale=allow_stale, gpu=gpu)
     asked: dict[str, Any] = {"k": k, "where": where, "columns": split_list(columns)}
     asked.update({"min_score": min_score, "exact": exact, "recall": recall})
     asked.update({"all_annotations": all_annotations, "expand_records": expand_records})

@@ -16,7 +16,7 @@ def blocks(root: Path) -> list[tuple[str, str]]:
     return re.findall(r"^```(sh|python)\n(.*?)^```", (root / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_tour_runs_as_printed(root: Path, tmp_path: Path) -> None:
     """Shell and Python blocks run one after another in one folder, and say what the text promises."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

@@ -10,6 +10,7 @@ import pytest
 from tests.runs import done
 
 
+@pytest.mark.slow  # the kinds of kills are tested one by one beside it
 @pytest.mark.timeout(400)
 def test_three_kills(root: Path) -> None:
     command = [sys.executable, "-m", "tests.faults.storm"]
