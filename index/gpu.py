@@ -7,6 +7,7 @@ the same. RaBitQ, Refine and HNSW have no GPU code: they are refused by name.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,22 +22,29 @@ SUPPORTED = "Flat, IVF...,Flat, IVF...,SQfp16 or another SQ, IVF...,PQ..."
 
 
 class Routed:
-    """An index and its copy on a GPU as one: a search goes to the copy where that can do it.
+    """An index and its copy on a GPU as one: a search goes to the copy where that can do it. Safe to search from
+    several threads.
 
     Attributes:
         d, ntotal: as of a FAISS index.
     """
 
-    def __init__(self, index: Any, copy: Any):
-        self._index, self._copy = index, copy
+    def __init__(self, index: Any, copy: Any, alone: threading.Lock):
+        """
+        Args:
+            alone: held while the copy is searched: what copies on one GPU share takes one thread at a time.
+        """
+        self._index, self._copy, self._alone = index, copy, alone
         self.d, self.ntotal = index.d, index.ntotal
 
     def search(self, queries: np.ndarray, k: int, params: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """Distances and rows as FAISS gives them, (Q, k) each."""
         lists = getattr(params, "nprobe", 0)
         bound = getattr(params, "sel", None) is not None
-        chosen = self._index if bound or max(k, lists) > MOST else self._copy
-        return chosen.search(queries, k, params=params)
+        if bound or max(k, lists) > MOST:
+            return self._index.search(queries, k, params=params)
+        with self._alone:
+            return self._copy.search(queries, k, params=params)
 
 
 def refuse_unsupported(index: Any, factory: str) -> None:
@@ -101,11 +109,12 @@ def move(indexes: Sequence[Any], engines: Sequence[Engine], factory: str, device
     faiss = load_faiss()
     resources = faiss.StandardGpuResources()
     copies: list[Any] = []
+    alone = threading.Lock()
     try:
         for index, engine in zip(indexes, engines, strict=True):
             if index.ntotal:
                 copies.append(faiss.index_cpu_to_gpu(resources, device, index))
-                engine.by(Routed(index, copies[-1]))
+                engine.by(Routed(index, copies[-1], alone))
     except RuntimeError as error:
         raise StoreError(f"the index cannot be copied to GPU {device}: {reason(error)}; search on the CPU") from error
     return [resources, *copies]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import faiss
@@ -75,7 +78,7 @@ def test_searches_go_to_the_copy_but_for_filters(builder, kind: str) -> None:
     copies = []
     for index, engine in zip(routed.segments._owners, routed.segments.engines, strict=False):
         copies.append(Counted(faiss.clone_index(index)))
-        engine.by(Routed(index, copies[-1]))
+        engine.by(Routed(index, copies[-1], threading.Lock()))
     queries = vectors[:40] + 0.1
     options: dict[str, Any] = {} if kind == "flat" else {"nprobe": 4}
     for allowed, asked in ((None, True), (np.arange(0, 600, 2), False)):
@@ -91,11 +94,34 @@ def test_searches_go_to_the_copy_but_for_filters(builder, kind: str) -> None:
 def test_more_neighbours_than_a_gpu_gives_are_found_on_the_cpu() -> None:
     index = faiss.IndexFlatIP(4)
     index.add(np.eye(4, dtype=np.float32).repeat(1000, 0))
-    routed = Routed(index, None)
+    routed = Routed(index, None, threading.Lock())
     assert routed.search(np.ones((1, 4), np.float32), MOST + 1)[1].shape == (1, MOST + 1)
     lists = faiss.SearchParametersIVF()
     lists.nprobe = MOST + 1
     assert routed.search(np.ones((1, 4), np.float32), 3, lists)[1].shape == (1, 3)
+
+
+def test_copies_are_searched_by_one_thread_at_a_time() -> None:
+    """FAISS's GPU code is not safe for more."""
+
+    class Busy:
+        inside, most = 0, 0
+
+        def search(self, queries: np.ndarray, k: int, params: Any = None) -> tuple[np.ndarray, np.ndarray]:
+            Busy.inside += 1
+            Busy.most = max(Busy.most, Busy.inside)
+            time.sleep(0.01)
+            Busy.inside -= 1
+            return index.search(queries, k)
+
+    index = faiss.IndexFlatIP(4)
+    index.add(np.eye(4, dtype=np.float32))
+    alone = threading.Lock()
+    segments = [Routed(index, Busy(), alone), Routed(index, Busy(), alone)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda place: segments[place % 2].search(np.eye(4, dtype=np.float32), 1), range(8)))
+    assert [rows[:, 0].tolist() for _, rows in found] == [[0, 1, 2, 3]] * 8
+    assert Busy.most == 1
 
 
 @pytest.mark.gpu
