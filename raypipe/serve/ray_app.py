@@ -16,6 +16,7 @@ from ray import serve
 
 from raypipe.bootstrap import pin
 from raypipe.errors import UsageError
+from raypipe.serve.running import PRODUCTS_KEPT
 from raypipe.serve.settings import ServeSettings
 
 NAME = "raypipe"
@@ -56,7 +57,7 @@ def application(settings: ServeSettings) -> serve.Application:
             "num_cpus": settings.cpus_per_replica,
             "num_gpus": settings.gpus_per_replica,
             # BLAS and OpenMP read it when they are loaded.
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}},
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, PRODUCTS_KEPT[0]: PRODUCTS_KEPT[1]}},
         },
     )
     return deployment.bind(settings.model_dump())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -23,6 +24,9 @@ from raypipe.serve.tokens import readable_by_others
 # Threads wait for each other's Python so long at most: the default of 5 ms is longer than a search.
 SWITCH_SECONDS = 0.0005
 KEEP_ALIVE_SECONDS = 75
+# oneDNN keeps what it made for the last 1024 shapes, and batches of queries differ in shape: hundreds of MiB, and no
+# quicker. Read when torch first multiplies.
+PRODUCTS_KEPT = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 AFTER_DRAINING = 2
 
 
@@ -34,6 +38,7 @@ def serve(settings: ServeSettings) -> None:
         StoreError: no atlas, or it is damaged.
         RaypipeError: the port cannot be had.
     """
+    os.environ.setdefault(*PRODUCTS_KEPT)
     said = logs.set_up()
     app = create_app(settings)
     guard: Guard = app.state.guard
