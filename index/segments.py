@@ -154,13 +154,17 @@ def _fill(
     found = None if queries is None else TopK(queries.vectors, KEPT)
     done = 0
     for ids, vectors in transformed(job.parts, transform, precise=job.type == FLAT):
+        done += len(ids)
+        if done > job.rows:
+            break
         filler.add(vectors)
         if found is not None:
             found.see(ids, vectors)
-        seq_ids[done : done + len(ids)] = ids
-        done += len(ids)
+        seq_ids[done - len(ids) : done] = ids
         if progress is not None:
             progress(len(ids))
+    if done != job.rows:
+        raise StoreError(f"{job.store.root}: embeddings changed while they were indexed; build the index again")
     return seq_ids, None if found is None else Truth(found.ids, found.scores)
 
 

@@ -292,6 +292,25 @@ def test_a_segment_is_of_what_was_learned(builder, clustered):
     assert job.name != replace(job, parts=(replace(part, digest="2" * 64),)).name
 
 
+@pytest.mark.parametrize("kind", ["flat", "IVF8,Flat"])
+@pytest.mark.parametrize("off", [-1, 1])
+def test_files_that_changed_meanwhile_are_told(builder, clustered, kind, off):
+    """A segment holds what it says: no rows that were never there, and none too few."""
+    store = builder.embedded(clustered)
+    jobs = []
+
+    def changed(asked, done):
+        jobs.extend(
+            replace(job, parts=tuple(replace(part, rows=part.rows + off) for part in job.parts)) for job in asked
+        )
+        return one_by_one(jobs, done)
+
+    with pytest.raises(StoreError, match="embeddings changed while they were indexed"), store.lock():
+        build_index(store, kind=kind, recall=0.9, run=changed)
+    assert jobs
+    assert current_info(store) is None
+
+
 def test_a_recall_that_is_not_reached_is_refused(builder, clustered):
     store = builder.embedded(clustered)
     before = built(store)
