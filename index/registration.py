@@ -42,7 +42,7 @@ def register(
     if store is not None:
         with suppress(duckdb.InvalidInputException):  # the second time
             duck.let_read(connection, store.root)
-        home = _with_annotations(connection, home, live_database(store), f"raypipe_{place[1]}")
+        home = _with_annotations(connection, home, live_database(store), "_".join(("raypipe", *place)))
         for name in views.make(connection, store, home=home):
             connection.execute(f"COMMENT ON VIEW {home.of(name)} IS {duck.literal(mark)}")
     functions = Functions(connection, asker)

@@ -140,7 +140,7 @@ def test_views_and_functions_in_a_connection_of_ones_own(
     names = [name for (name,) in rows(connection, "SHOW TABLES")]
     assert names == ["embeddings", "families", "mine", "records", "rejects", "sequences"]
     with pytest.raises(duckdb.Error, match="read-only"):
-        connection.execute("DELETE FROM raypipe_main.main.families")
+        connection.execute("DELETE FROM raypipe_memory_main.main.families")
     with pytest.raises(duckdb.InvalidInputException, match="letter 'L' at position 3") as caught:
         rows(connection, "FROM search('MKL')")
     assert "Traceback" not in str(caught.value)
@@ -164,6 +164,20 @@ def test_called_again_it_renews(connection: duckdb.DuckDBPyConnection, atlas: ra
     raypipe.register(connection, atlas, schema="other")
     assert rows(connection, "SELECT id FROM other.search('GGGCCCAAAUUU', k := 1)") == [("s1",)]
     assert rows(connection, "SELECT count(*) FROM other.families JOIN main.taxa USING (seq_id)") == [(2,)]
+
+
+def test_atlases_in_several_databases_keep_their_own_annotations(
+    connection: duckdb.DuckDBPyConnection, atlas: raypipe.Atlas, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(on_disk(atlas.store.root), tmp_path / "copy"))
+    (tmp_path / "more.tsv").write_text("id\tfamily\nt1\tnovel\n")
+    with (store := Store.open(copy)).lock():
+        annotate(store, {"families": tmp_path / "more.tsv"})
+    raypipe.register(connection, atlas)
+    connection.execute("ATTACH ':memory:' AS second; USE second")
+    raypipe.register(connection, copy)
+    assert rows(connection, "SELECT family FROM second.main.families") == [("novel",)]
+    assert rows(connection, "SELECT count(*) FROM memory.main.families") == [(5,)]
 
 
 def test_names_that_are_taken(connection: duckdb.DuckDBPyConnection, finished: Path) -> None:
