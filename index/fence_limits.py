@@ -91,5 +91,7 @@ def bytes_of(size: str) -> int:
 
 def without_paths(text: str, root: str) -> str:
     """`text` without the folders of the server: the store is called ATLAS, of other files the last name is left."""
-    text = text.replace(root, "ATLAS")
+    # A name without a slash, as of a folder here, may be a word of the text too.
+    before, behind = ("", r"(?![\w-])") if "/" in root else ("/", "(?=[/:])")
+    text = re.sub(rf"(?<![\w.{before}-]){re.escape(root)}{behind}", "ATLAS", text)
     return _PATH.sub(lambda found: f".../{found[0].rstrip('/').rpartition('/')[2]}", text)

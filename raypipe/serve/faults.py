@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from typing import Any
 
@@ -76,8 +77,15 @@ def refusal(error: BaseException, atlas: str) -> Refusal:
     """
     found = _refusal(error)
     if not isinstance(error, Refusal):
-        found.message = without_paths(found.message, atlas.rstrip("/") or ".")
+        found.message = hidden(found.message, atlas)
     return found
+
+
+def hidden(text: str, atlas: str) -> str:
+    """`text` without places on this machine: the folder `atlas`, as it is called or in full, is ATLAS."""
+    for root in dict.fromkeys((atlas if "://" in atlas else os.path.abspath(atlas), atlas.rstrip("/") or atlas)):
+        text = without_paths(text, root)
+    return text
 
 
 def _refusal(error: BaseException) -> Refusal:

@@ -161,7 +161,7 @@ class Guard:
     ) -> None:
         # The pattern, not the path: what is in a path is the client's, and may be a sequence.
         path = scope["path"] if (scope["method"], scope["path"]) in self.direct else "(other)"
-        route = getattr(scope.get("route"), "path", None) or path
+        route = getattr(scope.get("route"), "path_format", None) or path
         self._metrics.requests.labels(scope["method"], route, str(status)).inc()
         self._metrics.seconds.labels(route).observe(seconds)
         fields = {

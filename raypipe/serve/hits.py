@@ -14,10 +14,16 @@ import numpy as np
 import pyarrow as pa
 
 from index import hits
+from index.catalog import take_living
 from index.exact import NO_HIT
 from raypipe.atlas import without
 from raypipe.serve.answers import columns_of
+from raypipe.serve.faults import Refusal
 from raypipe.serve.live import Snapshot
+
+# Of a table of hits in memory: annotations as lists of all their rows may be of any size.
+LARGEST = 256 << 20
+FEWER = "ask for fewer hits, fewer queries or fewer columns"
 
 
 @dataclass(frozen=True)
@@ -106,8 +112,14 @@ def _found(
     seq_ids, scores = found.seq_ids, found.scores
     if own is not None:
         seq_ids, scores = without(own, seq_ids, scores)
+    if asked.expand_records:
+        listed = take_living(atlas.store, searcher.catalog, seq_ids[seq_ids != NO_HIT], ["n_records"])
+        if (rows := int(listed["n_records"].to_numpy().sum())) > atlas.most_rows:
+            raise Refusal("too_large", f"the hits have {rows:,} records; this server lists {atlas.most_rows:,}", FEWER)
     more = {"all_annotations": asked.all_annotations, "expand_records": asked.expand_records}
     table = hits.hit_table(atlas.store, searcher, labels, seq_ids, scores, columns=columns, **more)
+    if table.nbytes > LARGEST:
+        raise Refusal("too_large", f"hits of {table.nbytes:,} bytes; this server gives {LARGEST:,}", FEWER)
     counts = np.count_nonzero(seq_ids != NO_HIT, axis=1)
     if asked.expand_records:  # all are of one request, so it does not matter whose they are
         counts = np.array([table.num_rows] + [0] * (len(labels) - 1))

@@ -52,7 +52,11 @@ State = tuple[object, ...]
 
 class ServedAtlas(Atlas):
     """An atlas whose queries are embedded by the server's encoder, with those of others, and whose conditions are
-    matched behind the fence."""
+    matched behind the fence.
+
+    Attributes:
+        most_rows: that a search may give where records are expanded.
+    """
 
     def __init__(self, settings: ServeSettings, ways: Ways):
         """Open it; see `Atlas`."""
@@ -65,6 +69,7 @@ class ServedAtlas(Atlas):
             address=settings.address if settings.shards else None,
         )
         self._ways, self._most_hits = ways, settings.max_k
+        self.most_rows = settings.max_hits
 
     def embed(self, sequences: Queries) -> np.ndarray:
         """(N, D) float32, waiting for the encoder's thread; so not to be called from it."""

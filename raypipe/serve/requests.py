@@ -5,6 +5,8 @@ Shapes: Q queries, D values of a vector as the model gives it.
 
 from __future__ import annotations
 
+import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -13,6 +15,7 @@ import pyarrow as pa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 from starlette.requests import ClientDisconnect, Request
 
+from raypipe.errors import first_line
 from raypipe.serve.faults import Refusal
 
 JSON = "application/json"
@@ -30,8 +33,11 @@ def _plain(text: Any) -> Any:
 
 
 Text = Annotated[str, BeforeValidator(_plain)]
+# Of a name or an id: it stands in every hit.
+LONGEST_NAME = 1000
+Name = Annotated[str, Field(max_length=LONGEST_NAME), BeforeValidator(_plain)]
 Ids = Annotated[
-    list[Annotated[Text, Field(min_length=1, max_length=1000)]],
+    list[Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), BeforeValidator(_plain)]],
     Field(min_length=1, description="Ids of records in the atlas.", examples=[["URS0000000001"]]),
 ]
 
@@ -45,7 +51,7 @@ class Strict(BaseModel):
 class SearchRequest(Strict):
     """A search, by exactly one of sequences, ids and vectors."""
 
-    sequences: Text | list[Text] | dict[Text, Text] | None = Field(
+    sequences: Text | list[Text] | dict[Name, Text] | None = Field(
         default=None,
         description="One sequence, a list, or an object from names to sequences; T or U, either case.",
         examples=[[EXAMPLE]],
@@ -54,7 +60,7 @@ class SearchRequest(Strict):
     vectors: list[list[float]] | None = Field(
         default=None, description="Vectors of the atlas's own model, as /v1/embed gives them. Better sent as Arrow."
     )
-    names: list[Text] | None = Field(default=None, description="What to call the queries in the answer.")
+    names: list[Name] | None = Field(default=None, description="What to call the queries in the answer.")
     k: int = Field(default=10, ge=1, le=2**31 - 1, description="Hits of each query.", examples=[10])
     where: Text | None = Field(
         default=None, description="SQL condition that hits must meet, e.g. rna_type = 'tRNA'.", examples=[None]
@@ -91,7 +97,7 @@ class SearchRequest(Strict):
 class SearchSettings(Strict):
     """What stands beside vectors that are sent as Arrow."""
 
-    names: list[Text] | None = None
+    names: list[Name] | None = None
     k: int = Field(default=10, ge=1, le=2**31 - 1)
     where: Text | None = None
     columns: list[Text] | None = None
@@ -107,7 +113,7 @@ class SearchSettings(Strict):
 class SequencesRequest(Strict):
     """Sequences."""
 
-    sequences: Text | list[Text] | dict[Text, Text] = Field(
+    sequences: Text | list[Text] | dict[Name, Text] = Field(
         description="One sequence, a list, or an object from names to sequences; T or U, either case.",
         examples=[[EXAMPLE]],
     )
@@ -121,7 +127,7 @@ class SequencesRequest(Strict):
 class FillMaskRequest(SequencesRequest):
     """Sequences with <mask> where a nucleotide is to be guessed."""
 
-    sequences: Text | list[Text] | dict[Text, Text] = Field(
+    sequences: Text | list[Text] | dict[Name, Text] = Field(
         description="One sequence, a list, or an object from names to sequences, with <mask> in each.",
         examples=[["GCGGAUUUAGCUCAGUU<mask>GGAGAGC"]],
     )
@@ -231,9 +237,10 @@ def parse_vectors(body: bytes, most: int) -> Vectors:
     """Vectors sent as an Arrow stream: a column `vector` of equally long lists of numbers, and perhaps `query`, names.
 
     Raises:
-        Refusal: no such stream, or more than `most` rows.
+        Refusal: no such stream, a compressed one, or more than `most` rows.
     """
     try:
+        _check_plain(body)
         with pa.ipc.open_stream(body) as reader:
             batches, rows = [], 0
             for batch in reader:
@@ -243,8 +250,8 @@ def parse_vectors(body: bytes, most: int) -> Vectors:
                 batches.append(batch)
             table = pa.Table.from_batches(batches, reader.schema)
             table.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise Refusal("usage", f"the body is no Arrow stream ({str(error).splitlines()[0][:100]})") from error
+    except (pa.ArrowException, OSError, ValueError, struct.error) as error:
+        raise Refusal("usage", f"the body is no Arrow stream ({first_line(error)[:100]})") from error
     if table.column_names.count("vector") != 1:
         raise Refusal("usage", "the Arrow stream has no column called vector")
     column = table["vector"].combine_chunks()
@@ -258,8 +265,48 @@ def parse_vectors(body: bytes, most: int) -> Vectors:
     settings = (table.schema.metadata or {}).get(SETTINGS, b"{}")
     asked = SearchSettings.model_validate_json(settings)
     if asked.names is None and "query" in table.column_names:
-        names = table["query"].to_pylist()
-        if not all(isinstance(name, str) for name in names):
-            raise Refusal("usage", "query: holds something else than texts")
-        asked = asked.model_copy(update={"names": names})
+        asked = asked.model_copy(update={"names": _names(table["query"])})
     return Vectors(vectors, asked)
+
+
+def _names(column: pa.ChunkedArray) -> list[str]:
+    # Texts of other types may share their letters, and be many times as large as the body when they are read.
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)) or column.null_count:
+        raise Refusal("usage", f"query is {column.type}; send names as string, without nulls")
+    names = column.to_pylist()
+    if max(map(len, names), default=0) > LONGEST_NAME:
+        raise Refusal("invalid", f"query: a name of more than {LONGEST_NAME:,} characters")
+    return names
+
+
+def _check_plain(body: bytes) -> None:
+    """Look whether an Arrow stream is as large as it looks: compressed it could be a thousand times larger when read.
+
+    Raises:
+        Refusal: it is compressed, or has dictionaries.
+        pyarrow.ArrowException, OSError, ValueError, struct.error: it is no stream.
+    """
+    messages = pa.ipc.MessageReader.open_stream(body)
+    with suppress(StopIteration):
+        while True:
+            message = messages.read_next_message()
+            if message.type == "dictionary":
+                raise Refusal("usage", "the Arrow stream has dictionaries; send plain columns")
+            if message.type == "record batch" and _compressed(message.metadata.to_pybytes()):
+                raise Refusal("usage", "the Arrow stream is compressed; send it as it is")
+
+
+def _compressed(message: bytes) -> bool:
+    """Whether a record batch says so: FlatBuffers of `Message.header`, its third field, and there of the fourth one."""
+    header = _field(message, *struct.unpack_from("<I", message, 0), 2)
+    return header is not None and _field(message, header + struct.unpack_from("<I", message, header)[0], 3) is not None
+
+
+def _field(buffer: bytes, table: int, number: int) -> int | None:
+    """Where a field of a table stands in a FlatBuffer; None where it has its default."""
+    fields = table - struct.unpack_from("<i", buffer, table)[0]
+    place = 4 + 2 * number
+    if place >= struct.unpack_from("<H", buffer, fields)[0]:
+        return None
+    (shift,) = struct.unpack_from("<H", buffer, fields + place)
+    return table + shift if shift else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -12,12 +12,13 @@ import pyarrow as pa
 from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
+from index.fence_limits import FencedResult
 from raypipe import __version__
 from raypipe.atlas import Atlas
 from raypipe.queries import clean_queries
 from raypipe.serve import documented as docs
 from raypipe.serve.answers import columns_of, rows_of, send_arrow, send_json, vector_table, wants_arrow
-from raypipe.serve.faults import Refusal
+from raypipe.serve.faults import Refusal, hidden
 from raypipe.serve.hits import Asked, Part
 from raypipe.serve.live import Snapshot
 from raypipe.serve.requests import (
@@ -46,6 +47,10 @@ ARROW_SEARCH = (
 )
 
 
+# Of an answer that is put together at once; those of more rows are by a thread.
+ROWS_AT_ONCE = 1000
+
+
 def routes(settings: ServeSettings, service: Service) -> APIRouter:
     """All of them."""
     router = APIRouter(prefix="/v1")
@@ -53,6 +58,10 @@ def routes(settings: ServeSettings, service: Service) -> APIRouter:
 
     def reading() -> AbstractContextManager[Snapshot]:
         return service.live.reading()
+
+    async def built(rows: int, make: Callable[[], Response]) -> Response:
+        """An answer, in a thread where it is large: nobody else shall wait for it."""
+        return make() if rows <= ROWS_AT_ONCE else await service.look_up(make)
 
     async def read(request: Request, kind: type[Body]) -> Body:
         content_type(request, JSON)
@@ -94,7 +103,7 @@ def routes(settings: ServeSettings, service: Service) -> APIRouter:
                 service.count("sequence", number)
                 searched = service.search_sequences(snapshot, asked, body.sequences, body.names)
                 parts = await unless_gone(request, searched)
-            return _hits(request, parts)
+            return await built(sum(part.stop - part.start for part in parts), lambda: _hits(request, parts))
 
     @router.post(
         "/embed",
@@ -111,7 +120,8 @@ def routes(settings: ServeSettings, service: Service) -> APIRouter:
         cleaned = clean_queries(body.sequences)[1]
         with reading() as snapshot:
             vectors = await unless_gone(request, service.embed(snapshot, cleaned))
-            return _vectors(request, vectors, _named(snapshot.atlas.embedding.model))
+            model = _named(snapshot.atlas.embedding.model)
+        return await built(vectors.size // 100, lambda: _vectors(request, vectors, model))
 
     @router.post(
         "/vectors",
@@ -128,7 +138,8 @@ def routes(settings: ServeSettings, service: Service) -> APIRouter:
         with reading() as snapshot:
             snapshot.searchable()
             found = await service.look_up(partial(snapshot.atlas.vectors, body.ids, seq_ids=body.seq_ids))
-            return _vectors(request, found, _named(snapshot.atlas.embedding.model))
+            model = _named(snapshot.atlas.embedding.model)
+        return await built(found.size // 100, lambda: _vectors(request, found, model))
 
     @router.post(
         "/fill-mask",
@@ -140,13 +151,14 @@ def routes(settings: ServeSettings, service: Service) -> APIRouter:
     async def fill_mask(request: Request) -> Response:
         body = await read(request, FillMaskRequest)
         service.check_sequences(body.listed)
+        service.check_filled(body.listed, body.top_k)
         _note(request, sequences=len(body.listed), quoted=body.sequences)
         names, cleaned = clean_queries(body.sequences, masks=True)
         with reading() as snapshot:
             filled = service.model(lambda them: Atlas.fill_mask(snapshot.atlas, them, body.top_k), names, cleaned)
             found = await unless_gone(request, filled)
             table = pa.concat_tables([one.to_arrow() for one in found])
-            return send_arrow(table, {}) if wants_arrow(request) else send_json({"rows": rows_of(table)})
+        return await built(table.num_rows, lambda: _rows(request, "rows", table))
 
     @router.post(
         "/predict",
@@ -167,22 +179,22 @@ def routes(settings: ServeSettings, service: Service) -> APIRouter:
             raise Refusal("usage", "several heads have several tables; ask for one of them at a time, or for JSON")
         names, cleaned = clean_queries(body.sequences)
         with reading() as snapshot:
-            predicted = service.model(lambda them: snapshot.atlas.predict(them, heads), names, cleaned)
-            found = await unless_gone(request, predicted)
+            asked = service.model(lambda them: snapshot.atlas.predict(them, heads), names, cleaned, pairs=True)
+            found = await unless_gone(request, asked)
             tables = {head: pa.concat_tables([one[head].to_arrow() for one in found]) for head in heads}
         if wants_arrow(request):
             return send_arrow(tables[heads[0]], {})
-        return send_json({"heads": {head: rows_of(table) for head, table in tables.items()}})
+        return await built(sum(map(len, cleaned)), lambda: _heads(tables))
 
     async def send_records(request: Request, ids: list[str]) -> Response:
         service.check_number(len(ids))
         _note(request, ids=len(ids))
         with reading() as snapshot:
             table = (await service.look_up(snapshot.atlas.get, ids)).to_arrow()
-        return send_arrow(table, {}) if wants_arrow(request) else send_json({"records": rows_of(table)})
+        return await built(table.num_rows, lambda: _rows(request, "records", table))
 
     @router.get(
-        "/records/{id}",
+        "/records/{id:path}",  # ids may have slashes, as those of Rfam do
         summary="One record",
         description="The records of an id, which may be several, with their sequences.",
         responses=docs.answer(docs.RecordsAnswer, *docs.ASKING, "not_found"),
@@ -215,11 +227,7 @@ def routes(settings: ServeSettings, service: Service) -> APIRouter:
         _note(request, quoted=body.query)
         with reading() as snapshot:
             found = await service.sql(snapshot, body.query, body.params)
-        if wants_arrow(request):
-            return send_arrow(found.table, {"truncated": found.truncated})
-        columns = [{"name": field.name, "type": str(field.type)} for field in found.table.schema]
-        rows = [list(row) for row in zip(*columns_of(found.table), strict=True)]
-        return send_json({"columns": columns, "rows": rows, "truncated": found.truncated})
+        return await built(found.table.nbytes // 100, lambda: _sql_rows(request, found))
 
     @router.get(
         "/info",
@@ -247,7 +255,14 @@ def without_paths(about: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in about.items() if name != "path"}
     kept["sources"] = [{**source, "path": _named(source["path"])} for source in about["sources"]]
     for sets in ("embeddings", "predictions"):
-        kept[sets] = [{**made, "model": _named(made["model"])} for made in about[sets]]
+        kept[sets] = [
+            {
+                **made,
+                "model": _named(made["model"]),
+                "missing": [hidden(words, about["path"]) for words in made["missing"]],
+            }
+            for made in about[sets]
+        ]
     return kept
 
 
@@ -285,6 +300,22 @@ def _hits(request: Request, parts: Sequence[Part]) -> Response:
     if wants_arrow(request):
         return send_arrow(pa.concat_tables([part.table() for part in parts]), {"how": how})
     return send_json({"hits": [row for part in parts for row in part.rows()], "how": how})
+
+
+def _rows(request: Request, name: str, table: pa.Table) -> Response:
+    return send_arrow(table, {}) if wants_arrow(request) else send_json({name: rows_of(table)})
+
+
+def _heads(tables: Mapping[str, pa.Table]) -> Response:
+    return send_json({"heads": {head: rows_of(table) for head, table in tables.items()}})
+
+
+def _sql_rows(request: Request, found: FencedResult) -> Response:
+    if wants_arrow(request):
+        return send_arrow(found.table, {"truncated": found.truncated})
+    columns = [{"name": field.name, "type": str(field.type)} for field in found.table.schema]
+    rows = [list(row) for row in zip(*columns_of(found.table), strict=True)]
+    return send_json({"columns": columns, "rows": rows, "truncated": found.truncated})
 
 
 def _vectors(request: Request, vectors: np.ndarray, model: str) -> Response:

@@ -21,6 +21,7 @@ from threadpoolctl import ThreadpoolController
 from index.errors import StoreError
 from index.faiss_runtime import load_faiss
 from index.fenced import FencedResult, FencedSql, Limits
+from raypipe.answering import PAIRS_PER_TOKEN
 from raypipe.asker import AtlasAsker
 from raypipe.errors import UsageError
 from raypipe.queries import MASK, clean_queries, labels
@@ -156,17 +157,20 @@ class Service:
         """(N, D) float32 of clean sequences."""
         return np.concatenate(await _waited(self._embedding(snapshot.atlas, sequences)))
 
-    async def model(self, call: Callable[[dict[str, str]], T], names: list[str], sequences: list[str]) -> list[T]:
+    async def model(
+        self, call: Callable[[dict[str, str]], T], names: list[str], sequences: list[str], *, pairs: bool = False
+    ) -> list[T]:
         """What `call` gives for the sequences, portion by portion, in the encoder's thread.
 
         Args:
             call: takes sequences by their names.
             names: no two of them alike.
+            pairs: whether it may look at all pairs of nucleotides, as heads for structures do.
         """
         portions: list[dict[str, str]] = []
         costs: list[int] = []
         for name, sequence in zip(names, sequences, strict=True):
-            cost = _cost(sequence)
+            cost = _cost(sequence) + len(sequence) ** 2 // PAIRS_PER_TOKEN if pairs else _cost(sequence)
             if not portions or costs[-1] + cost > self._settings.batch_tokens:
                 portions.append({})
                 costs.append(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Annotated
 
 from cyclopts import Group, Parameter
@@ -109,9 +110,12 @@ class ServeSettings(ServeOptions):
         """Names under which the server may be asked; ["*"] for any."""
         if self.allowed_hosts:
             return list(self.allowed_hosts)
-        return list(LOOPBACK) if self.local else ["*"]
+        return list(dict.fromkeys((*LOOPBACK, self.host))) if self.local else ["*"]
 
     @property
     def local(self) -> bool:
         """Whether only this machine can reach it."""
-        return self.host in LOOPBACK or self.host.startswith("127.")
+        try:
+            return self.host in LOOPBACK or ip_address(self.host).is_loopback
+        except ValueError:  # a name, which may be anybody's
+            return False

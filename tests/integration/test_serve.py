@@ -166,6 +166,7 @@ def test_searches_that_cannot_be_done(
         ("GET", "/v1/nothing", None, 404, "nothing under this path"),
         ("GET", "/v1/search", None, 405, "allowed: POST"),
         ("GET", "/v1/records/nobody", None, 404, "no record called 'nobody'"),
+        ("GET", "/v1/records/X52392.1%2F1-74", None, 404, "no record called 'X52392.1/1-74'"),
         ("POST", "/v1/search", b"{", 422, "Invalid JSON"),
         ("POST", "/v1/predict", {"sequences": S1, "heads": ["/etc/passwd"]}, 400, "not a file"),
         ("POST", "/v1/predict", {"sequences": S1, "heads": ["nothing"]}, 422, "nothing"),
@@ -198,6 +199,45 @@ def test_bodies_of_other_kinds_are_refused(http: httpx2.Client) -> None:
 
     answer = http.post("/v1/search", content=pieces(), headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+
+
+def test_answers_are_no_larger_than_the_body_lets_expect(finished: Path) -> None:
+    with served(finished, max_hits=6) as url, httpx2.Client(base_url=url, timeout=20) as http:
+
+        def said(path: str, body: Any, kind: str = "application/json") -> tuple[int, str]:
+            content = body if isinstance(body, bytes) else json.dumps(body).encode()
+            answer = http.post(path, content=content, headers={"Content-Type": kind})
+            return answer.status_code, answer.json().get("message", "")
+
+        long = "n" * 1001  # which every hit would repeat
+        for body in ({"ids": ["s1"], "names": [long]}, {"sequences": {long: S1}}):
+            code, words = said("/v1/search", body)
+            assert (code, "at most 1000 characters" in words) == (422, True), words
+        assert said("/v1/search", {"ids": ["s1"], "names": [long[:1000]], "k": 1})[0] == 200
+        # Two records are of one sequence.
+        assert said("/v1/search", {"ids": ["s1"], "k": 6})[0] == 200
+        code, words = said("/v1/search", {"ids": ["s1"], "k": 6, "expand_records": True})
+        assert (code, "7 records; this server lists 6" in words) == (413, True), words
+        assert said("/v1/search", {"ids": ["s1"], "k": 5, "expand_records": True})[0] == 200
+        code, words = said("/v1/fill-mask", {"sequences": ["<mask>" * 1000] * 4, "top_k": 26})
+        assert (code, "624,000,000 letters" in words) == (413, True), words
+        column = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(16, np.float32)), 16)
+        settings = {"raypipe": json.dumps({"k": 1})}
+        names = pa.array(["a"])
+        for table, options, status, why in (
+            ({"vector": column}, {"compression": "zstd"}, 400, "is compressed"),
+            ({"vector": column}, {"compression": "lz4"}, 400, "is compressed"),
+            ({"vector": column, "query": names.dictionary_encode()}, {}, 400, "has dictionaries"),
+            ({"vector": column, "query": names.cast(pa.string_view())}, {}, 400, "send names as string"),
+            ({"vector": column, "query": [long]}, {}, 422, "more than 1,000 characters"),
+            ({"vector": column, "query": names}, {}, 422, "zero or not finite"),
+        ):
+            sink = pa.BufferOutputStream()
+            sent = pa.table(table).replace_schema_metadata(settings)
+            with pa.ipc.new_stream(sink, sent.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+                writer.write_table(sent)
+            code, words = said("/v1/search", sink.getvalue().to_pybytes(), ARROW)
+            assert (code, why in words) == (status, True), words
 
 
 def test_requests_have_numbers(http: httpx2.Client) -> None:

@@ -28,13 +28,16 @@ def test_the_shipped_files_hold_settings(root: Path) -> None:
     ("given", "hosts"),
     [
         ({}, ["127.0.0.1", "localhost", "::1"]),
-        ({"host": "127.0.0.2"}, ["127.0.0.1", "localhost", "::1"]),
+        ({"host": "127.0.0.2"}, ["127.0.0.1", "localhost", "::1", "127.0.0.2"]),
+        ({"host": "127.rna.example"}, ["*"]),
         ({"host": "0.0.0.0"}, ["*"]),
         ({"host": "0.0.0.0", "allowed_hosts": "rna.example, www.rna.example"}, ["rna.example", "www.rna.example"]),
     ],
 )
 def test_names_of_the_server(given: dict[str, Any], hosts: list[str]) -> None:
-    assert ServeSettings(atlas="a", **given).hosts == hosts
+    settings = ServeSettings(atlas="a", **given)
+    assert settings.hosts == hosts
+    assert settings.local == ("127.0.0.1" in hosts)
 
 
 @pytest.mark.parametrize("wrong", [{"port": 70000}, {"max_k": 0}, {"sql_seconds": 0}, {"colour": "red"}, {"host": ""}])
