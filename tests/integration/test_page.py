@@ -284,6 +284,15 @@ def test_download(address: str, visit: Open, known: Path, tmp_path: Path) -> Non
         assert row == {name: "" if value is None else str(value) for name, value in expected.items()}
 
 
+def test_queries_of_one_name_have_a_section_each(address: str, visit: Open) -> None:
+    page = visit(address).page
+    search(page, f">a\n{TRNA}\n>a\nACGUACGUACGUACGUAAAA\n>a more\n{TRNA}\n>b\n{TRNA}\n>a\n{TRNA}\n")
+    expect(page.locator("#found")).to_have_text("30 hits of 5 queries")
+    assert page.locator("details.answer summary strong").all_inner_texts() == ["a", "a (2)", "a (3)", "b", "a (4)"]
+    for section in page.locator("details.answer").all():
+        expect(section.locator("summary")).to_contain_text("6 hits")
+
+
 def test_the_address_holds_the_question(address: str, visit: Open) -> None:
     page = visit(address).page
     page.locator("#filter > summary").click()

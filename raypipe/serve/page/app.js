@@ -104,13 +104,13 @@ async function search({ remember = true } = {}) {
   showResults(how, seconds, answers.length < queries.values.length ? queries.values.length : 0);
 }
 
-/** Sort hits to their queries: by order, since names may occur twice. */
+/** Sort hits to their queries: they come in the order of these, and no two names are alike. */
 function take(queries, start, number, hits) {
   let next = 0;
   for (let place = start; place < start + number; place++) {
     const [name, value] = [queries.names[place], queries.values[place]];
     const rows = [];
-    while (next < hits.length && hits[next].query === name && (!rows.length || hits[next].rank > rows.at(-1).rank)) rows.push(hits[next++]);
+    while (next < hits.length && hits[next].query === name) rows.push(hits[next++]);
     answers.push({ query: { name, sequence: queries.kind === "sequences" ? value : null }, rows });
   }
 }

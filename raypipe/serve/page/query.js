@@ -34,7 +34,17 @@ function parseFasta(text) {
       values[values.length - 1] += bare(line);
     }
   }
-  return { kind: "sequences", names, values };
+  return { kind: "sequences", names: distinct(names), values };
+}
+
+/** Names of which no two are alike, since hits are told apart by them: a, b, a (2). No header's word has a blank. */
+function distinct(names) {
+  const seen = new Map(); // name -> how often it came
+  return names.map((name) => {
+    const number = (seen.get(name) ?? 0) + 1;
+    seen.set(name, number);
+    return number === 1 ? name : `${name} (${number})`;
+  });
 }
 
 const bare = (text) => text.replace(/(^|\s)\d+(?=\s|$)|\s+/g, "");
