@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pyarrow as pa
@@ -63,7 +63,9 @@ class AtlasAsker:
 
     def _arrays(self, hits: pa.Table, rows: dict[str, int], k: int) -> tuple[np.ndarray, np.ndarray]:
         """As `search` gives it, of hits of the queries that are named in `rows`."""
-        shape = (len(rows), k)
+        # No wider than there are sequences: who asks for a billion wants all. A server has a limit of its own.
+        most = cast("Atlas", self._atlas).searcher.info.rows if self._local else k
+        shape = (len(rows), min(k, most))
         seq_ids, scores = np.full(shape, NO_HIT, np.int64), np.full(shape, np.nan, np.float32)
         place = [rows[name] for name in hits["query"].to_pylist()], hits["rank"].to_numpy() - 1
         seq_ids[place], scores[place] = hits["seq_id"].to_numpy(), hits["score"].to_numpy()

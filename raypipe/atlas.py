@@ -249,7 +249,8 @@ class Atlas:
         if self._shards is not None:  # else nothing can be missing
             asked["partial"] = question.partial
         searcher = self.searcher
-        found = searcher.find(queries, question.k + (own is not None), allowed=allowed, **asked)
+        k = min(question.k, max(1, searcher.info.rows))  # there are no more: who asks for a billion wants all
+        found = searcher.find(queries, k + (own is not None), allowed=allowed, **asked)
         ids, scores = found.seq_ids, found.scores
         if own is not None:
             ids, scores = without(own, ids, scores)

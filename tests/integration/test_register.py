@@ -52,6 +52,18 @@ def test_sql_searches_as_search_does(atlas: raypipe.Atlas) -> None:
     assert vector["v"] == pytest.approx(atlas.embed(S1)[0].tolist())
 
 
+def test_more_hits_than_there_are_sequences(atlas: raypipe.Atlas) -> None:
+    """Who asks for a billion wants all; no memory is taken for the others."""
+    all_of_them = atlas.search(S1, k=100).to_pylist()
+    assert len(all_of_them) == atlas.info()["sequences"]
+    assert atlas.search(S1, k=10**12).to_pylist() == all_of_them
+    found = atlas.sql(f"FROM search('{S1}', k := {10**12}) ORDER BY rank").to_pylist()
+    assert [row["id"] for row in found] == [row["id"] for row in all_of_them]
+    others = atlas.sql(f"FROM neighbors('s1', k := {10**12})").to_pylist()
+    (own,) = atlas.sql("SELECT seq_id FROM records WHERE id = 's1'").to_pylist()
+    assert {row["seq_id"] for row in others} == {row["seq_id"] for row in found} - {own["seq_id"]}
+
+
 def test_a_column_of_many_queries(atlas: raypipe.Atlas) -> None:
     """More than the encoder gets at a time between two looks at Ctrl-C."""
     sql = """SELECT q.n, s.id, s.rank FROM (SELECT n, 'ACGU' || repeat('G', n) AS seq FROM range(200) r(n)) q,
