@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from index import duck
 from index.errors import QuestionError
 
 LONGEST = 100_000
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B\s*", re.IGNORECASE)
 _PATH = re.compile(r"(?<![\w./:\\-])/(?:[\w.@+=-]+/)+[\w.@+=*-]*")
+# Folders in an object store, as DuckDB calls them.
+_REMOTE = re.compile(rf"\b{duck.REMOTE}://(?:[^\s/'\"]+/)+")
 
 
 class FenceError(QuestionError):
@@ -94,4 +97,5 @@ def without_paths(text: str, root: str) -> str:
     # A name without a slash, as of a folder here, may be a word of the text too.
     before, behind = ("", r"(?![\w-])") if "/" in root else ("/", "(?=[/:])")
     text = re.sub(rf"(?<![\w.{before}-]){re.escape(root)}{behind}", "ATLAS", text)
+    text = _REMOTE.sub(".../", text)
     return _PATH.sub(lambda found: f".../{found[0].rstrip('/').rpartition('/')[2]}", text)

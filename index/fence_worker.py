@@ -170,6 +170,7 @@ class Worker:
 
 
 def _environment() -> dict[str, str]:
-    """Of the process: little memory for what it does not use, and no secrets but those of object stores."""
+    """Of the process: little memory for what it does not use, and no token of the server's own. Those of object stores
+    it needs; whatever else stands there, no function that strangers may call reads it."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAYPIPE_TOKEN")}
     return {**kept, "ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -432,6 +432,8 @@ def test_sizes_and_paths():
         "ATLAS: no index, as ATLAS/index is empty; the atlas is new"
     )
     assert without_paths("file:///data/a/x, /data/ab/x, /old/data/a/x.y", "/data/a") == "file://ATLAS/x, .../x, .../x.y"
+    remote = "s3://bucket/mine: atlas://bucket/mine/records/part-0.parquet: gone; atlas://bucket/x"
+    assert without_paths(remote, "s3://bucket/mine") == "ATLAS: .../part-0.parquet: gone; .../x"
     assert without_paths("no such table. ./store.json is there", ".") == "no such table. ATLAS/store.json is there"
 
 
