@@ -16,37 +16,66 @@ def labelled(sequences: Queries, names: Sequence[str] | None = None) -> tuple[li
     """Names of queries, by default query_1, query_2, ..., and their sequences as given.
 
     Raises:
-        UsageError: there is none, or not one name for each.
+        UsageError: there is none, one is no text, or not one name for each.
     """
     if isinstance(sequences, Mapping):
         names, sequences = list(sequences) if names is None else names, list(sequences.values())
-    listed = [sequences] if isinstance(sequences, str) else list(sequences)
+    listed = _listed(sequences, "sequences")
     if not listed:
         raise UsageError("no query; give a sequence, a FASTA file or --ids")
-    return labels(len(listed), names), listed
+    named = labels(len(listed), names)
+    for label, sequence in zip(named, listed, strict=True):
+        if not isinstance(sequence, str):
+            raise UsageError(f"{label}: a sequence is text, not {type(sequence).__name__}")
+    return named, listed
 
 
 def labels(number: int, names: Sequence[str] | None = None) -> list[str]:
     """What so many queries are called.
 
     Raises:
-        UsageError: not one name for each.
+        UsageError: not one name for each, or one is no text.
     """
-    if names is not None and len(names) != number:
+    if names is None:
+        return [f"query_{place}" for place in range(1, number + 1)]
+    if len(names) != number:
         raise UsageError(f"{len(names)} names for {number} queries; give one for each")
-    return list(names) if names is not None else [f"query_{place}" for place in range(1, number + 1)]
+    return texts(names, "names")
 
 
 def listed_ids(ids: str | Sequence[str]) -> list[str]:
     """Ids of records, one or several, as a list.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or one is no text.
     """
-    listed = [ids] if isinstance(ids, str) else list(ids)
+    listed = texts(ids, "ids")
     if not listed:
         raise UsageError("no id; give at least one")
     return listed
+
+
+def texts(values: str | Sequence[str], what: str) -> list[str]:
+    """One text or several as a list.
+
+    Args:
+        what: they are called in a message.
+
+    Raises:
+        UsageError: there is something else than text.
+    """
+    listed = _listed(values, what)
+    for value in listed:
+        if not isinstance(value, str):
+            raise UsageError(f"{what}: {value!r} is no text; give a list of texts")
+    return listed
+
+
+def _listed(values: str | Sequence[str], what: str) -> list[str]:
+    try:
+        return [values] if isinstance(values, str) else list(values)
+    except TypeError as error:
+        raise UsageError(f"{what}: give text or a list of texts, not {type(values).__name__}") from error
 
 
 def check_top_k(top_k: int) -> None:
@@ -72,8 +101,6 @@ def clean_queries(
     names, listed = labelled(sequences, names)
     cleaned = []
     for label, sequence in zip(names, listed, strict=True):
-        if not isinstance(sequence, str):
-            raise UsageError(f"{label}: a sequence is text, not {type(sequence).__name__}")
         parts = sequence.strip().split(MASK) if masks else [sequence.strip()]
         if masks and len(parts) == 1:
             raise UsageError(f"{label} ({_shown(sequence)}): has no {MASK} to fill in")

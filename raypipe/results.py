@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from raypipe.answer_files import replacing
-from raypipe.errors import RaypipeError, UsageError
+from raypipe.errors import AtlasError, RaypipeError, UsageError
 from raypipe.formats import FORMATS, write_table
 
 Vectors = Callable[[pa.Table], np.ndarray]
@@ -142,6 +142,18 @@ class Result(Answers):
 
     def __repr__(self) -> str:
         return f"Result({self._table.num_rows} rows: {', '.join(self._table.column_names)})"
+
+
+def stacked(tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables of one question below each other; a column that some of them lack is NULL there.
+
+    Raises:
+        AtlasError: their columns do not fit, since annotations were replaced while they were asked for.
+    """
+    try:
+        return pa.concat_tables(tables, promote_options="default")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise AtlasError("the annotations were replaced meanwhile", code="stale", hint="ask again") from error
 
 
 def optional(package: str) -> Any:

@@ -5,6 +5,7 @@ atlas.search("GGUC...").where("rna_type = 'tRNA'").limit(5).select(["id", "score
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from raypipe.errors import UsageError
-from raypipe.queries import Queries, labelled, labels
+from raypipe.queries import Queries, labelled, labels, texts
 from raypipe.results import Answers, Result
 
 
@@ -28,7 +29,8 @@ class Question:
         progress: whether a bar on standard error tells how far it is.
 
     Raises:
-        UsageError: not exactly one of sequences, ids and vectors, no query, names that do not fit, or k below 1.
+        UsageError: not exactly one of sequences, ids and vectors, no query, names that do not fit, k below 1, or
+            something else that is not of its type.
     """
 
     sequences: Queries | None = None
@@ -54,6 +56,13 @@ class Question:
             raise UsageError(f"k is {self.k}; ask for at least one hit, in a whole number")
         if not self.itself and self.ids is None:
             raise UsageError("itself=False: only queries by ids are in the atlas, so that they can be left out")
+        if self.where is not None and not isinstance(self.where, str):
+            raise UsageError(f"where is {self.where!r}; give a condition in SQL as text")
+        for name, number in (("min_score", self.min_score), ("recall", self.recall)):
+            if number is not None and not (isinstance(number, int | float | np.number) and math.isfinite(number)):
+                raise UsageError(f"{name} is {number!r}; give a number")
+        if self.recall is not None and not 0 < self.recall <= 1:
+            raise UsageError(f"recall is {self.recall}; give a share above 0, up to 1")
         if isinstance(self.columns, str):
             raise UsageError(f"columns is one text; give a list: columns=[{self.columns!r}]")
         # Copied, as they may be changed before they are asked for.
@@ -62,11 +71,14 @@ class Question:
             self._set("sequences", listed)
             self._set("names", names)
         elif self.ids is not None:
-            listed = [self.ids] if isinstance(self.ids, str) else list(self.ids)
+            listed = texts(self.ids, "ids")
             self._set("ids", listed)
             self._set("names", labels(len(listed), self.names) if self.names is not None else listed)
         else:
-            queries = np.array(self.vectors, dtype=np.float32, ndmin=2)
+            try:
+                queries = np.array(self.vectors, dtype=np.float32, ndmin=2)
+            except (TypeError, ValueError) as error:
+                raise UsageError("vectors: give rows of numbers, all of the same length") from error
             if queries.ndim != 2:
                 raise UsageError(f"vectors of shape {queries.shape}: give one row of D values for each query")
             self._set("vectors", queries)
@@ -74,7 +86,7 @@ class Question:
         if not self.names:
             raise UsageError("no query; give a sequence, a FASTA file or --ids")
         if self.columns is not None:
-            self._set("columns", list(self.columns))
+            self._set("columns", texts(self.columns, "columns"))
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

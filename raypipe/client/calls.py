@@ -16,7 +16,7 @@ import pyarrow as pa
 from raypipe.client.replies import ARROW, JSON, METADATA, Reply
 from raypipe.errors import UsageError
 from raypipe.queries import Queries, check_top_k, labelled, listed_ids
-from raypipe.results import Result, Vectors
+from raypipe.results import Result, Vectors, stacked
 from raypipe.searching import Question
 
 T = TypeVar("T")
@@ -257,9 +257,9 @@ def _joined(found: list[tuple[pa.Table, dict[str, Any]]], vectors: Vectors) -> R
         if "missing" in how:
             how["missing"] = {name: why for each in hows for name, why in each.get("missing", {}).items()}
             how["missing_rows"] = max(each.get("missing_rows", 0) for each in hows)
-    return Result(pa.concat_tables([table for table, _ in found]), how, vectors=vectors)
+    return Result(stacked([table for table, _ in found]), how, vectors=vectors)
 
 
 def _rows(found: list[tuple[pa.Table, dict[str, Any]]]) -> Result:
     truncated = any(beside.get("truncated", False) for _, beside in found)
-    return Result(pa.concat_tables([table for table, _ in found]), truncated=truncated)
+    return Result(stacked([table for table, _ in found]), truncated=truncated)

@@ -16,6 +16,7 @@ from index.fence_limits import FencedResult
 from raypipe import __version__
 from raypipe.atlas import Atlas
 from raypipe.queries import clean_queries
+from raypipe.results import stacked
 from raypipe.serve import documented as docs
 from raypipe.serve.answers import columns_of, rows_of, send_arrow, send_json, vector_table, wants_arrow
 from raypipe.serve.faults import Refusal, hidden
@@ -298,7 +299,7 @@ def _matrix(rows: list[list[float]]) -> np.ndarray:
 def _hits(request: Request, parts: Sequence[Part]) -> Response:
     how = parts[0].of.how
     if wants_arrow(request):
-        return send_arrow(pa.concat_tables([part.table() for part in parts]), {"how": how})
+        return send_arrow(stacked([part.table() for part in parts]), {"how": how})
     return send_json({"hits": [row for part in parts for row in part.rows()], "how": how})
 
 

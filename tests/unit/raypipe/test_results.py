@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raypipe.errors import RaypipeError, UsageError
-from raypipe.results import Result
+from raypipe.errors import AtlasError, RaypipeError, UsageError
+from raypipe.results import Result, stacked
 
 TABLE = pa.table(
     {
@@ -100,3 +100,11 @@ def test_rows_without_vectors() -> None:
         Result(TABLE).to_anndata()
     with pytest.raises(UsageError, match="the column seq_id or id is needed"):
         Result(TABLE.select(["score"]), vectors=vectors_of).to_anndata()
+
+
+def test_parts_of_an_answer_that_annotations_were_replaced_between() -> None:
+    one = pa.table({"id": ["a"], "family": ["tRNA"]})
+    assert stacked([one, pa.table({"id": ["b"]})]).to_pylist()[1] == {"id": "b", "family": None}
+    with pytest.raises(AtlasError, match="replaced meanwhile; ask again") as caught:
+        stacked([one, pa.table({"id": ["b"], "family": [5]})])
+    assert caught.value.code == "stale"

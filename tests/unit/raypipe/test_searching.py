@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -80,6 +82,27 @@ def test_what_is_asked_is_what_was_given_then() -> None:
     vectors[:] = 0
     assert by_id.ids == ["a", "b"]
     assert (np.asarray(by_vector.vectors) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"sequences": 5}, "sequences: give text or a list of texts, not int"),
+        ({"sequences": ["ACGU", None]}, "query_2: a sequence is text, not NoneType"),
+        ({"ids": [5]}, "ids: 5 is no text"),
+        ({"ids": ["a"], "names": [5]}, "names: 5 is no text"),
+        ({"ids": ["a"], "columns": [5]}, "columns: 5 is no text"),
+        ({"ids": ["a"], "where": 5}, "where is 5"),
+        ({"ids": ["a"], "min_score": "x"}, "min_score is 'x'"),
+        ({"ids": ["a"], "min_score": float("nan")}, "min_score is nan"),
+        ({"ids": ["a"], "recall": 2}, "recall is 2; give a share"),
+        ({"vectors": [[1, 2], [3]]}, "all of the same length"),
+        ({"vectors": [["x"]]}, "rows of numbers"),
+    ],
+)
+def test_what_is_of_another_type_is_refused_before_it_is_asked(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(words)):
+        Question(**wrong)
 
 
 def test_parts() -> None:
