@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -12,7 +14,7 @@ import pyarrow as pa
 
 from raypipe.bars import bar
 from raypipe.client import calls
-from raypipe.client.calls import Job, Limits
+from raypipe.client.calls import Call, Job, Limits
 from raypipe.client.lines import Line
 from raypipe.queries import Queries
 from raypipe.results import Result
@@ -157,15 +159,44 @@ class RemoteAtlas:
         if len(job.calls) == 1 and not progress:
             return job.join([self._line.ask(job.calls[0])])
         answers: list[Any] = [None] * len(job.calls)
-        pool = ThreadPoolExecutor(AT_ONCE, "raypipe")
-        try:
-            with bar("queries", job.queries, progress) as advance:
-                asked = {pool.submit(self._line.ask, call): place for place, call in enumerate(job.calls)}
-                for done in as_completed(asked):
-                    place = asked[done]
-                    answers[place] = done.result()
-                    advance(job.calls[place].queries)
-        finally:
-            # After an error nobody waits for what is on its way.
-            pool.shutdown(wait=False, cancel_futures=True)
+        with bar("queries", job.queries, progress) as advance, _side_by_side(self._line.ask, job.calls) as answered:
+            for place, answer in answered:
+                answers[place] = answer
+                advance(job.calls[place].queries)
         return job.join(answers)
+
+
+@contextmanager
+def _side_by_side(ask: Callable[[Call], Any], calls: Sequence[Call]) -> Iterator[Iterator[tuple[int, Any]]]:
+    """Yields the answers of calls with their places, as they come; the error of one is raised where they are taken.
+
+    Behind the block nobody waits for what is on its way, nor does the end of the program: the threads are daemons, and not
+    those of a pool, which Ctrl-C would have to wait for.
+    """
+    todo, stopped = iter(enumerate(calls)), threading.Event()
+    taking, done = threading.Lock(), queue.SimpleQueue[tuple[int, Any, BaseException | None]]()
+
+    def work() -> None:
+        while not stopped.is_set():
+            with taking:
+                place, call = next(todo, (-1, None))
+            if call is None:
+                return
+            try:
+                done.put((place, ask(call), None))
+            except BaseException as error:
+                done.put((place, None, error))
+
+    def answers() -> Iterator[tuple[int, Any]]:
+        for _ in calls:
+            place, answer, error = done.get()
+            if error is not None:
+                raise error
+            yield place, answer
+
+    for number in range(min(AT_ONCE, len(calls))):
+        threading.Thread(target=work, name=f"raypipe-{number}", daemon=True).start()
+    try:
+        yield answers()
+    finally:
+        stopped.set()

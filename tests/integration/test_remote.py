@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -234,6 +235,31 @@ def test_what_cannot_be_meant(finished: Path) -> None:
     assert "secret" not in str(caught.value)
     with pytest.raises(UsageError, match="cannot be sent to a server as JSON"):
         raypipe.connect("http://127.0.0.1:1").sql("SELECT ?", [object()])
+
+
+def test_ctrl_c_waits_for_no_answer() -> None:
+    over = threading.Event()
+
+    def answer(request: BaseHTTPRequestHandler, number: int) -> None:
+        if request.path == "/v1/info":
+            limits = json.dumps({"limits": {"max_queries": 5}}).encode()
+            reply(request, 200, limits, content_type="application/json")
+        else:
+            over.wait(60)
+
+    with saying(answer) as (url, asked):
+        code = "import sys, raypipe; raypipe.connect(sys.argv[1]).get(['a'] * 20)"
+        process = subprocess.Popen([sys.executable, "-c", code, url], stderr=subprocess.PIPE)
+        try:
+            until = time.monotonic() + 30
+            while asked.count("/v1/records") < 2:
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            assert b"KeyboardInterrupt" in process.communicate(timeout=10)[1]
+        finally:
+            process.kill()
+            over.set()
 
 
 @both
