@@ -57,8 +57,8 @@ def main() -> None:
                 if not held:
                     held.append(Snapshots(Store.open(settings["root"]), open_snapshot, reread=True))
                 message, *bodies = _answer(held[0], question, settings)
-            except AskerError:
-                message, bodies = {"is": "error", "asker": True}, []
+            except AskerError as error:
+                message, bodies = {**_told(error), "asker": True}, []
             except (MemoryError, RecursionError):
                 message, bodies = {"is": "error", "limit": "memory"}, []
             except StoreError as error:

@@ -148,9 +148,14 @@ class Functions:
             raise Stopped("stopped")
 
     def cause(self, error: duckdb.Error) -> Exception | None:
-        """What the asker raised, if that is what `error` tells of."""
-        said = str(error)
-        return next((raised for raised in reversed(self._errors) if str(raised) and str(raised) in said), None)
+        """What the asker raised, if that is what `error` tells of; it is told once."""
+        text = str(error)
+        for raised in reversed(list(self._errors)):  # a copy: other threads add to them
+            if str(raised) and f": {type(raised).__name__}: {raised}" in text:
+                with suppress(ValueError):  # another thread was told of it, by the same words
+                    self._errors.remove(raised)
+                return raised
+        return None
 
     def _search(self, texts: pa.ChunkedArray, ks: pa.ChunkedArray, filters: pa.ChunkedArray) -> pa.Array:
         return self._noting(lambda: self._hits(self.asker.search, texts, ks, filters))

@@ -290,6 +290,12 @@ def test_what_an_asker_raises_is_raised_here(store, fenced, asker):
     with pytest.raises(QuestionError, match=r"^search\(\) is not answered here$"):
         fenced.query("FROM search('ACGU')")
 
+    # Words of an error that was told are only words when it is over.
+    for words in ("QuestionError", "UDF: AskerError: QuestionError", "'PROTEIN' is no RNA"):
+        with pytest.raises(QuestionError, match=rf"^Invalid Input Error: {words}$") as caught:
+            fenced.query("SELECT error(?)", [words], asker)
+        assert caught.value.code == "invalid"
+
     class Broken(DinucleotideAsker):
         def search(self, sequences, k, where):
             raise StoreError(f"{self.store.root}/index/CURRENT: damaged")
