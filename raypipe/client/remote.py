@@ -170,8 +170,8 @@ class RemoteAtlas:
 def _side_by_side(ask: Callable[[Call], Any], calls: Sequence[Call]) -> Iterator[Iterator[tuple[int, Any]]]:
     """Yields the answers of calls with their places, as they come; the error of one is raised where they are taken.
 
-    Behind the block nobody waits for what is on its way, nor does the end of the program: the threads are daemons, and not
-    those of a pool, which Ctrl-C would have to wait for.
+    Behind the block nobody waits for what is on its way, nor does the end of the program: the threads are daemons, and
+    not those of a pool, which Ctrl-C would have to wait for.
     """
     todo, stopped = iter(enumerate(calls)), threading.Event()
     taking, done = threading.Lock(), queue.SimpleQueue[tuple[int, Any, BaseException | None]]()

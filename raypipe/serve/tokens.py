@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
 from pathlib import Path
 
 from raypipe.errors import UsageError
+from raypipe.serve.logs import say
 
 SHORTEST = 16
 OTHERS = 0o077
@@ -26,7 +28,7 @@ class Tokens:
         Raises:
             UsageError: it cannot be read, holds no token or a short one.
         """
-        self._file = Path(file)
+        self._file, self._wrong = Path(file), ""
         self._state = self._look()
         self._digests = self._read()
 
@@ -46,8 +48,11 @@ class Tokens:
             if state != self._state:
                 self._digests = self._read()
                 self._state = state
-        except UsageError:
-            return
+            self._wrong = ""
+        except UsageError as error:
+            if str(error) != self._wrong:
+                self._wrong = str(error)
+                say("the tokens that were read before still hold", level=logging.WARNING, why=self._wrong)
 
     def _look(self) -> tuple[int, int, int]:
         try:

@@ -22,7 +22,9 @@ def test_tokens_stand_one_a_line(tmp_path: Path) -> None:
         assert not tokens.admit(other)
 
 
-def test_a_file_that_changes_is_read_again_and_one_that_is_gone_is_remembered(tmp_path: Path) -> None:
+def test_a_file_that_changes_is_read_again_and_one_that_is_gone_is_remembered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = tmp_path / "tokens"
     file.write_text(ONE)
     tokens = Tokens(file)
@@ -32,8 +34,12 @@ def test_a_file_that_changes_is_read_again_and_one_that_is_gone_is_remembered(tm
     for broken in ("", "short"):
         file.write_text(broken)
         assert tokens.admit(TWO)
+        assert tokens.admit(TWO)
+    assert caplog.messages == ["the tokens that were read before still hold"] * 2
     file.unlink()
     assert tokens.admit(TWO)
+    assert len(caplog.messages) == 3
+    assert TWO not in str([vars(record) for record in caplog.records])
 
 
 @pytest.mark.parametrize(
