@@ -85,7 +85,12 @@ def _prepare(folder: Path) -> None:
 
 @contextmanager
 def _replicas(ray: Any, settings: ServeSettings) -> Iterator[str]:
-    """Yields the address where they answer; they end with the block."""
+    """Yields the address where they answer; they end with the block.
+
+    Raises:
+        UsageError: a Ray Serve that runs already listens beyond this machine, and there are no tokens.
+        RaypipeError: they cannot be started.
+    """
     from ray import serve
     from ray.exceptions import RayError
 
@@ -93,11 +98,20 @@ def _replicas(ray: Any, settings: ServeSettings) -> Iterator[str]:
 
     if not debugging():
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    before = _standing(serve)
+    if before is not None:
+        host, port = before
+        settings = settings.model_copy(update={"host": host, "port": port})
+        if settings.token_file is None and not settings.local:
+            raise UsageError(
+                f"Ray Serve runs on this cluster already, and listens on {host}: beyond this machine only with tokens; "
+                f"name a file by --token-file"
+            )
+        logs.say("Ray Serve runs already: its own host and port are those of this server")
     port = settings.port or _free_port(settings.host)
     alone = len(ray.nodes()) == 1
-    before = _serving(serve)
     try:
-        if not before:
+        if before is None:
             serve.start(
                 http_options={"host": settings.host, "port": port},
                 proxy_location="HeadOnly" if alone else "EveryNode",
@@ -105,23 +119,29 @@ def _replicas(ray: Any, settings: ServeSettings) -> Iterator[str]:
             )
         serve.run(application(settings), name=NAME, route_prefix="/")
     except (RayError, RuntimeError, ValueError) as error:
-        _end(serve, NAME, before)
+        _end(serve, NAME, before is not None)
         raise RaypipeError(f"Ray Serve cannot start the replicas: {root_cause(error)}") from error
     except BaseException:
-        _end(serve, NAME, before)
+        _end(serve, NAME, before is not None)
         raise
     try:
         yield f"http://[{settings.host}]:{port}" if ":" in settings.host else f"http://{settings.host}:{port}"
     finally:
-        _end(serve, NAME, before)
+        _end(serve, NAME, before is not None)
 
 
-def _serving(serve: Any) -> bool:
-    """Whether Ray Serve runs on the cluster already, with proxies of its own."""
+def _standing(serve: Any) -> tuple[str, int] | None:
+    """The host and port of a Ray Serve that runs on the cluster already, if one does: they cannot be changed."""
+    from ray.serve.context import _get_global_client
+
     try:
-        return bool(serve.status().proxies)
+        if not serve.status().proxies:
+            return None
+        client = _get_global_client()
     except Exception:
-        return False
+        return None
+    assert client is not None, "as there is a status"
+    return client.http_config.host or "127.0.0.1", client.http_config.port
 
 
 def _end(serve: Any, name: str, before: bool) -> None:

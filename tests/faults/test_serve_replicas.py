@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -86,6 +88,34 @@ def test_shards_behind_a_replica(atlas: Path, tmp_path: Path) -> None:
         url = server.process.stdout.readline().strip()
         answer = httpx2.post(f"{url}/v1/search", json={"ids": ["s1"], "k": 3}, timeout=60).json()
         assert (answer["hits"][0]["id"], answer["how"]["shards"], len(answer["hits"])) == ("s1", 1, 3)
+
+
+STANDING = """
+import sys, time, ray
+from ray import serve
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+serve.start(http_options={"host": "0.0.0.0", "port": int(sys.argv[1])})
+print(ray.get_runtime_context().gcs_address, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.timeout(280)
+def test_a_ray_serve_that_runs_already_keeps_its_address_and_needs_tokens_for_it(atlas: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("abcdefgh12345678\n")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with started([sys.executable, "-c", STANDING, str(port)], cwd=tmp_path) as standing:
+        assert standing.process.stdout is not None
+        command = [*CONSOLE, "serve", str(atlas), "--ray", "--address", standing.process.stdout.readline().strip()]
+        ran = done(command, cwd=tmp_path)
+        assert (ran.code, "listens on 0.0.0.0" in ran.err) == (2, True), ran.err
+        command += ["--token-file", str(tmp_path / "tokens"), "--cpus-per-replica", "0.5"]
+        with started(command, cwd=tmp_path) as server:
+            assert server.process.stdout is not None
+            assert server.process.stdout.readline().strip() == f"http://0.0.0.0:{port}"
+            answer = httpx2.get(f"http://127.0.0.1:{port}/v1/info", timeout=30)
+            assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
 
 
 def test_what_cannot_be_served_is_said_at_once(atlas: Path, tmp_path: Path) -> None:
