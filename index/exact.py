@@ -139,8 +139,8 @@ class TopK:
             rough[places] = -np.inf
         floors = scores[:, -1] if had.shape[1] == self._k else np.full(len(had), NOTHING, np.float32)
         # What is below the k-th place cannot come in any more.
-        places = np.nonzero(rough >= (floors - ROUNDING)[:, None])
-        return self._with(had, scores, places, lines, ids, vectors, kept)
+        line, row = np.nonzero(rough >= (floors - ROUNDING)[:, None])
+        return self._with(had, scores, (line, row), lines, ids, vectors, kept)
 
     def _with(
         self,
