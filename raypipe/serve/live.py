@@ -102,6 +102,11 @@ class ServedAtlas(Atlas):
         """The set of vectors that queries are embedded like."""
         return self._heads.embedding
 
+    @property
+    def indexed(self) -> Embedding:
+        """The set of vectors that is searched; there is an index."""
+        return self.store.embedding(self.searcher.info.embeddings)
+
     def take_over(self, other: ServedAtlas) -> None:
         """The model of `other`, where it is loaded and fits; else load it.
 
@@ -180,6 +185,7 @@ class Live:
 
         Raises:
             StoreError: there is none, or it is damaged.
+            StoreError, RaypipeError, ModelError: the model, or the device, that is asked for cannot be had.
         """
         self._state = self._look()
         self._swap(self._opened(None))
@@ -269,6 +275,8 @@ class Live:
                 atlas.take_over(before.atlas)
             _ = atlas.model  # now, not while somebody waits
         except (StoreError, RaypipeError, ModelError) as error:
+            if before is None and (self._settings.model is not None or self._settings.device is not None):
+                raise  # it was asked for
             say("sequences cannot be embedded", level=logging.WARNING, why=str(error))
         return Snapshot(atlas, unusable)
 

@@ -139,7 +139,7 @@ def routes(settings: ServeSettings, service: Service) -> APIRouter:
         with reading() as snapshot:
             snapshot.searchable()
             found = await service.look_up(partial(snapshot.atlas.vectors, body.ids, seq_ids=body.seq_ids))
-            model = _named(snapshot.atlas.embedding.model)
+            model = _named(snapshot.atlas.indexed.model)
         return await built(found.size // 100, lambda: _vectors(request, found, model))
 
     @router.post(

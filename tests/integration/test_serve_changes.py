@@ -19,7 +19,12 @@ import httpx2
 import pytest
 import torch
 
+from index.errors import StoreError
+from model.errors import ModelError
+from raypipe.errors import RaypipeError
+from raypipe.serve.app import create_app
 from raypipe.serve.live import ServedAtlas
+from raypipe.serve.settings import ServeSettings
 from tests.integration.conftest import Cli
 from tests.integration.test_serve import S1, T1, head, opened
 from tests.runs import CONSOLE, started
@@ -151,6 +156,23 @@ def test_an_encoder_without_enough_memory(finished: Path, monkeypatch: pytest.Mo
         assert "memory does not suffice" in answer.json()["message"]
         assert http.post("/v1/search", json={"sequences": S1}).status_code == 200
         assert "raypipe_batches_halved_total" in http.get("/metrics").text
+
+
+def test_without_a_model_what_needs_none_is_answered(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for asked in ({"model": "/nowhere"}, {"device": "mars"}):  # what is asked for is had, or there is no server
+        with pytest.raises((RaypipeError, ModelError), match=r"no such folder|no device"):
+            create_app(ServeSettings(atlas=str(finished), **asked)).state.service.open()
+
+    def lost(*_: Any) -> None:
+        raise StoreError("the model cannot be had now")
+
+    monkeypatch.setattr("raypipe.atlas.load_encoder", lost)
+    with served(finished) as url:
+        answer = httpx2.post(f"{url}/v1/embed", json={"sequences": S1})
+        assert (answer.status_code, answer.json()["message"]) == (503, "the model cannot be had now")
+        vectors = httpx2.post(f"{url}/v1/vectors", json={"ids": ["s1"]}).json()
+        assert (vectors["model"], vectors["dimension"]) == ("tiny", 16)
+        assert httpx2.post(f"{url}/v1/search", json=BY_ID).status_code == 200
 
 
 def test_whoever_goes_away_is_not_waited_for(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
