@@ -16,6 +16,7 @@ from index.lock import LOCK_FILE
 from index.places import is_uri, place
 from index.predictions import check_name
 from index.store import MANIFEST, Store, is_store
+from raypipe import is_server
 from raypipe.checkpoints import find_checkpoint, find_heads
 from raypipe.cleaning import clean
 from raypipe.cli.arguments import is_atlas, literal_fasta, name_stdin, named_files, split_list
@@ -36,7 +37,14 @@ Output = Annotated[
     Parameter(name=["--output", "-o"], help="Folder of the atlas, or its URI (s3://...); made where it is missing."),
 ]
 READING, EMBEDDING = IngestSettings(), EmbedSettings()
-AtlasPath = Annotated[str, Parameter(help="Folder of the atlas, or its URI (s3://bucket/atlas).")]
+
+
+def _no_server(_: object, atlas: str) -> None:
+    if is_server(atlas):
+        raise ValueError("It is a server, and this needs the atlas itself: give its folder or URI")
+
+
+AtlasPath = Annotated[str, Parameter(help="Folder of the atlas, or its URI (s3://bucket/atlas).", validator=_no_server)]
 
 
 def ingest(*inputs: Inputs, output: Output = None, settings: IngestSettings = READING) -> None:

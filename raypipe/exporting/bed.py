@@ -65,9 +65,9 @@ def find_coordinates(store: Store, names: Sequence[str] | None, from_zero: bool 
     tables = named_tables(store, names) if names is not None else list_tables(store)
     found = [made for table in tables if (made := _coordinates(table, from_zero)) is not None]
     if not found:
-        what = f"the annotation table {tables[0].name!r} has" if names else "no annotation table has"
+        what = f"the annotation table {tables[0].name!r} has no" if names else "no annotation table has"
         held = "; ".join(f"{table.name}: {', '.join(table.columns)}" for table in tables) or "nothing is annotated"
-        raise UsageError(f"{what} no coordinates: BED needs columns with {NEEDED}. There are: {held}")
+        raise UsageError(f"{what} coordinates: BED needs columns with {NEEDED}. There are: {held}")
     if len(found) > 1:
         raise UsageError(f"--table: name the one to use of {', '.join(made.table.name for made in found)}")
     return found[0]

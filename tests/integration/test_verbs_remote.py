@@ -85,6 +85,11 @@ def test_what_cannot_be(cli: Cli, both: tuple[str, str, Path], monkeypatch: pyte
         (["fill-mask", "A<mask>", "--token", TOKEN], USAGE, "is no server, so it takes none"),
         (["info", "http://127.0.0.1:1/nobody"], FAILED, "cannot be reached"),
         (["predict", S1, "--heads", "structure", "--model", url], FAILED, "is a server"),
+        (
+            ["export", url, "--what", "annotations", "-o", "a.tsv"],
+            USAGE,
+            "is a server, and this",
+        ),
     ):
         ran = cli(*arguments)
         assert (ran.code, ran.out) == (code, ""), ran.err
