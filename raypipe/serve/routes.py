@@ -44,7 +44,7 @@ from raypipe.serve.settings import ServeSettings
 
 ARROW_SEARCH = (
     "A column vector, FixedSizeList<float>[D], and perhaps query, names; the other settings of SearchRequest as JSON "
-    "in the schema's metadata under raypipe."
+    "in the schema's metadata under raypipe. Not compressed."
 )
 
 
