@@ -162,8 +162,10 @@ def info_job() -> Job[dict[str, Any]]:
 
 
 def number_of(queries: Any) -> int:
-    """How many there are, at least: whether the server's limits have to be known."""
-    return 1 if queries is None or isinstance(queries, str) else len(queries)
+    """How many there are, 2 where that is not known: by it the server's limits have to be known."""
+    if queries is None or isinstance(queries, str):
+        return 1
+    return len(queries) if hasattr(queries, "__len__") else 2
 
 
 def _search_call(part: Question) -> Call:

@@ -137,7 +137,7 @@ class FillMaskRequest(SequencesRequest):
 class PredictRequest(SequencesRequest):
     """Sequences and heads."""
 
-    heads: list[Annotated[Text, Field(min_length=1)]] = Field(
+    heads: list[Annotated[str, Field(min_length=1, max_length=200), BeforeValidator(_plain)]] = Field(
         min_length=1, max_length=20, description="Heads of the atlas's model.", examples=[["structure"]]
     )
 
