@@ -136,7 +136,11 @@ def test_filters_lose_nothing(builder, cosines, kind, share):
     assert right >= (0.6 if lossy else 0.98)
 
 
-@pytest.mark.parametrize("kind", ["HNSW16", "HNSW16,PQ16", "SQ8", "RaBitQfs,Refine(SQfp16)"])
+# FAISS learns PQ16 for half a minute, whatever the number of vectors.
+PQ16 = pytest.param("HNSW16,PQ16", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("kind", ["HNSW16", PQ16, "SQ8", "RaBitQfs,Refine(SQfp16)"])
 def test_few_that_may_not_be_found_are_dropped(builder, cosines, kind):
     """Removing some records does not make a graph a brute-force search, nor lose a hit near a gap."""
     generator = np.random.default_rng(4)
