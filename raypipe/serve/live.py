@@ -206,10 +206,12 @@ class Live:
         """The snapshot of now; it stays open while it is used.
 
         Raises:
-            Refusal: the atlas is gone.
+            Refusal: the atlas is gone, or this is closed.
         """
         snapshot = self._snapshot
-        if snapshot is None or self._gone:
+        if snapshot is None:
+            raise Refusal("unavailable", "the server stops", "ask again: another one, or this one when it is back")
+        if self._gone:
             raise Refusal("unavailable", "the atlas is gone from its place", "bring it back; then it is served again")
         with snapshot.reading():
             yield snapshot

@@ -56,9 +56,9 @@ def test_everything_is_described() -> None:
                 assert value.get("description"), f"{name}.{field}"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def app(finished: Path) -> Iterator[Any]:
-    """A server that runs in this process, without a port."""
+    """A server that runs in this process, without a port; schemathesis ends it after a test."""
     limits: dict[str, Any] = {"max_length": 2000, "max_nucleotides": 5000, "max_queries": 20, "sql_seconds": 5}
     made = create_app(ServeSettings(atlas=str(finished), allowed_hosts=["*"], **limits))
     made.state.service.open()
