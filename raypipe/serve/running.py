@@ -28,6 +28,7 @@ KEEP_ALIVE_SECONDS = 75
 # quicker. Read when torch first multiplies.
 PRODUCTS_KEPT = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 AFTER_DRAINING = 2
+BACKLOG = 2048  # as uvicorn has it
 
 
 def serve(settings: ServeSettings) -> None:
@@ -85,6 +86,8 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(where)
+            # Whoever reads the address may ask at once: it waits until the application has started.
+            sock.listen(BACKLOG)
         except OSError as error:
             raise RaypipeError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port") from error
         yield sock
