@@ -31,7 +31,8 @@ SEGMENTS = "segments"
 TRAINED = "trained"
 FLAT = "Flat"
 HASHED_AT_OPEN = 256 << 20  # of all files of an index together
-EXHAUSTIVE_BELOW = 300_000
+EXHAUSTIVE_BELOW, GRAPH_FROM = 300_000, 4_000_000
+FEW, MANY = 2.2, 4.0
 TARGET = 0.99
 """Recall@10 that an approximate type has to reach, unless another is asked for."""
 
@@ -208,12 +209,15 @@ def read_info(store: Store, version: str) -> IndexInfo:
 def choose_type(num_rows: int) -> str:
     """The type that "auto" takes: exact below 300,000 rows, above inverted lists of 1-bit codes, refined by halffloats.
 
-    The number of lists is the power of two nearest to 4 * sqrt(rows), with a graph over the lists from 32,768 on.
+    The number of lists is a power of two, near MANY * sqrt(rows) from GRAPH_FROM rows on, where a graph over the lists
+    leads to them, and near FEW * sqrt(rows) below: there each query is compared with the centroids of all, which for so
+    many lists as elsewhere would take longer than what is saved in them.
     """
     if num_rows < EXHAUSTIVE_BELOW:
         return FLAT
-    lists = 2 ** round(math.log2(4 * math.sqrt(num_rows)))
-    return f"IVF{lists}{'_HNSW32' if lists >= 32_768 else ''},RaBitQ,Refine(SQfp16)"
+    graph = num_rows >= GRAPH_FROM
+    lists = 2 ** round(math.log2((MANY if graph else FEW) * math.sqrt(num_rows)))
+    return f"IVF{lists}{'_HNSW32' if graph else ''},RaBitQ,Refine(SQfp16)"
 
 
 def rebuild(store: Store, info: IndexInfo | None = None) -> str:

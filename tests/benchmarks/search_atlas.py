@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from index.info import FEW
 from index.schema import embeddings_schema
 from index.sets import Embedding
 from index.store import Store
@@ -103,7 +104,7 @@ def _link(source: str, target: str) -> None:
 
 
 def resolve(kind: str, rows: int) -> str:
-    """The type of index for so many rows: "ivf" is the default approximate one, with some 4 * sqrt(rows) lists."""
+    """The type of index for so many rows: "ivf" is the default approximate one, with as many lists as it has for so few."""
     if kind != "ivf":
         return kind
-    return f"IVF{2 ** round(math.log2(4 * math.sqrt(rows)))},RaBitQ,Refine(SQfp16)"
+    return f"IVF{2 ** round(math.log2(FEW * math.sqrt(rows)))},RaBitQ,Refine(SQfp16)"

@@ -196,8 +196,9 @@ def test_approximate_types_state_their_recall(builder, vectors):
 
 def test_types_by_size():
     assert choose_type(0) == choose_type(299_999) == "Flat"
-    assert choose_type(300_000) == "IVF2048,RaBitQ,Refine(SQfp16)"
-    assert choose_type(1_000_000) == "IVF4096,RaBitQ,Refine(SQfp16)"
+    assert choose_type(300_000) == "IVF1024,RaBitQ,Refine(SQfp16)"
+    assert choose_type(1_000_000) == "IVF2048,RaBitQ,Refine(SQfp16)"
+    assert choose_type(4_000_000) == "IVF8192_HNSW32,RaBitQ,Refine(SQfp16)"
     assert choose_type(42_000_000) == "IVF32768_HNSW32,RaBitQ,Refine(SQfp16)"
 
 
