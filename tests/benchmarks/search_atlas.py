@@ -104,7 +104,7 @@ def _link(source: str, target: str) -> None:
 
 
 def resolve(kind: str, rows: int) -> str:
-    """The type of index for so many rows: "ivf" is the default approximate one, with as many lists as it has for so few."""
+    """The type of index for so many rows: "ivf" is the default approximate one, by its rule for lists."""
     if kind != "ivf":
         return kind
     return f"IVF{2 ** round(math.log2(FEW * math.sqrt(rows)))},RaBitQ,Refine(SQfp16)"
