@@ -160,8 +160,9 @@ def test_an_encoder_without_enough_memory(finished: Path, monkeypatch: pytest.Mo
 
 def test_without_a_model_what_needs_none_is_answered(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for asked in ({"model": "/nowhere"}, {"device": "mars"}):  # what is asked for is had, or there is no server
+        settings = ServeSettings.model_validate({"atlas": str(finished), **asked})
         with pytest.raises((RaypipeError, ModelError), match=r"no such folder|no device"):
-            create_app(ServeSettings(atlas=str(finished), **asked)).state.service.open()
+            create_app(settings).state.service.open()
 
     def lost(*_: Any) -> None:
         raise StoreError("the model cannot be had now")

@@ -297,17 +297,17 @@ def test_a_segment_is_of_what_was_learned(builder, clustered):
 def test_files_that_changed_meanwhile_are_told(builder, clustered, kind, off):
     """A segment holds what it says: no rows that were never there, and none too few."""
     store = builder.embedded(clustered)
-    jobs = []
+    altered = []
 
-    def changed(asked, done):
-        jobs.extend(
-            replace(job, parts=tuple(replace(part, rows=part.rows + off) for part in job.parts)) for job in asked
+    def changed(jobs, done):
+        altered.extend(
+            replace(job, parts=tuple(replace(part, rows=part.rows + off) for part in job.parts)) for job in jobs
         )
-        return one_by_one(jobs, done)
+        return one_by_one(altered, done)
 
     with pytest.raises(StoreError, match="embeddings changed while they were indexed"), store.lock():
         build_index(store, kind=kind, recall=0.9, run=changed)
-    assert jobs
+    assert altered
     assert current_info(store) is None
 
 
