@@ -107,7 +107,8 @@ def test_an_index_and_an_atlas_that_are_gone_and_come_back(atlas: Path) -> None:
         eventually(lambda: status() == (200, ""))
 
         os.rename(atlas, atlas.with_name("away"))
-        eventually(lambda: status() == (503, "unavailable"))
+        eventually(lambda: httpx2.get(f"{url}/v1/info").status_code == 503)
+        assert status() == (503, "unavailable")
         answer = httpx2.get(f"{url}/v1/info")
         assert (answer.json()["message"], answer.headers["retry-after"]) == ("the atlas is gone from its place", "1")
         assert httpx2.get(f"{url}/readyz").status_code == 503
