@@ -73,7 +73,12 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "machine": before,
         "versions": machine.versions(),
-        "settings": {name: str(value) for name, value in vars(given).items() if name != "results"},
+        # Of a file its name alone: where it lies is nobody's business.
+        "settings": {
+            name: value.name if isinstance(value, Path) else str(value)
+            for name, value in vars(given).items()
+            if name != "results"
+        },
         "padding": padding(lengths),
         "rounds": rounds,
         "tokens_per_s": {
