@@ -21,7 +21,7 @@ from raypipe.results import Answers, Result
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What an atlas is searched for; see `raypipe.atlas.Atlas.search`.
+    """What an atlas is searched for; see `raypipe.searchable.Searchable.search`.
 
     Attributes:
         itself: whether a query by id may find itself.
@@ -156,7 +156,7 @@ class Search(Chain[Result], Answers):
         """The answer.
 
         Raises:
-            RaypipeError: there is none, see `raypipe.atlas.Atlas.search`; asked again it is searched again.
+            RaypipeError: there is none, see `raypipe.searchable.Searchable.search`; asked again it is searched again.
         """
         with self._lock:
             if self._found is None:

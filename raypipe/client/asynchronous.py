@@ -21,12 +21,13 @@ from raypipe.client.lines import AsyncLine
 from raypipe.client.remote import AT_ONCE, RETRIES, TIMEOUT_SECONDS, RemoteAtlas
 from raypipe.queries import Queries
 from raypipe.results import Result
+from raypipe.searchable import Searchable
 from raypipe.searching import AsyncSearch, Question
 
 T = TypeVar("T")
 
 
-class AsyncAtlas:
+class AsyncAtlas(Searchable[AsyncSearch]):
     """An atlas on this machine, asked in threads: what blocks blocks no loop. Its calls are those of `Atlas`."""
 
     def __init__(self, atlas: Any):
@@ -43,13 +44,13 @@ class AsyncAtlas:
         """See `Atlas.close`."""
         await asyncio.to_thread(self._atlas.close)
 
-    def search(self, sequences: Queries | None = None, **options: Any) -> AsyncSearch:
-        """See `Atlas.search`; awaited, what is returned gives a `Result`."""
-        return self._later(self._atlas.search(sequences, **options).question)
+    def search_for(self, question: Question) -> AsyncSearch:
+        """See `Searchable`."""
 
-    def neighbors(self, ids: Sequence[str], k: int = 10, **options: Any) -> AsyncSearch:
-        """See `Atlas.neighbors`."""
-        return self._later(self._atlas.neighbors(ids, k, **options).question)
+        async def run(asked: Question) -> Result:
+            return await asyncio.to_thread(self._atlas._answer, asked)
+
+        return AsyncSearch(run, question)
 
     async def vectors(self, ids: Sequence[str] | None = None, *, seq_ids: Sequence[int] | None = None) -> np.ndarray:
         """See `Atlas.vectors`."""
@@ -79,14 +80,8 @@ class AsyncAtlas:
         """See `Atlas.info`."""
         return await asyncio.to_thread(self._atlas.info)
 
-    def _later(self, question: Question) -> AsyncSearch:
-        async def run(asked: Question) -> Result:
-            return await asyncio.to_thread(self._atlas._answer, asked)
 
-        return AsyncSearch(run, question)
-
-
-class AsyncRemoteAtlas:
+class AsyncRemoteAtlas(Searchable[AsyncSearch]):
     """An atlas behind a server; its options are those of `RemoteAtlas`, and its calls."""
 
     def __init__(
@@ -116,37 +111,9 @@ class AsyncRemoteAtlas:
         """Hang up."""
         await self._line.close()
 
-    def search(
-        self,
-        sequences: Queries | None = None,
-        *,
-        ids: Sequence[str] | None = None,
-        vectors: np.ndarray | None = None,
-        names: Sequence[str] | None = None,
-        k: int = 10,
-        where: str | None = None,
-        columns: Sequence[str] | None = None,
-        min_score: float | None = None,
-        exact: bool = False,
-        recall: float | None = None,
-        partial: bool = False,
-        itself: bool = True,
-        all_annotations: bool = False,
-        expand_records: bool = False,
-        progress: bool = False,
-    ) -> AsyncSearch:
-        """See `raypipe.atlas.Atlas.search`; awaited, what is returned gives a `Result`."""
-        more = all_annotations, expand_records, progress
-        question = Question(
-            sequences, ids, vectors, names, k, where, columns, min_score, exact, recall, partial, itself, *more
-        )
+    def search_for(self, question: Question) -> AsyncSearch:
+        """See `Searchable`."""
         return AsyncSearch(self._answer, question)
-
-    def neighbors(
-        self, ids: Sequence[str], k: int = 10, where: str | None = None, columns: Sequence[str] | None = None
-    ) -> AsyncSearch:
-        """See `raypipe.atlas.Atlas.neighbors`."""
-        return self.search(ids=ids, k=k, where=where, columns=columns, itself=False)
 
     async def vectors(self, ids: Sequence[str] | None = None, *, seq_ids: Sequence[int] | None = None) -> np.ndarray:
         """See `raypipe.atlas.Atlas.vectors`."""

@@ -18,13 +18,14 @@ from raypipe.client.calls import Call, Job, Limits
 from raypipe.client.lines import Line
 from raypipe.queries import Queries
 from raypipe.results import Result
+from raypipe.searchable import Searchable
 from raypipe.searching import Question, Search
 
 T = TypeVar("T")
 TIMEOUT_SECONDS, RETRIES, AT_ONCE = 120.0, 4, 4
 
 
-class RemoteAtlas:
+class RemoteAtlas(Searchable[Search]):
     """An atlas behind `raypipe serve`; its calls are those of `raypipe.atlas.Atlas`, with the same answers and errors.
 
     Connections are kept and reused: close it, or use it in a `with` block. Safe to ask from several threads.
@@ -72,41 +73,13 @@ class RemoteAtlas:
         """Hang up."""
         self._line.close()
 
-    def search(
-        self,
-        sequences: Queries | None = None,
-        *,
-        ids: Sequence[str] | None = None,
-        vectors: np.ndarray | None = None,
-        names: Sequence[str] | None = None,
-        k: int = 10,
-        where: str | None = None,
-        columns: Sequence[str] | None = None,
-        min_score: float | None = None,
-        exact: bool = False,
-        recall: float | None = None,
-        partial: bool = False,
-        itself: bool = True,
-        all_annotations: bool = False,
-        expand_records: bool = False,
-        progress: bool = False,
-    ) -> Search:
-        """The k nearest distinct sequences of each query: see `raypipe.atlas.Atlas.search`.
+    def search_for(self, question: Question) -> Search:
+        """See `Searchable`.
 
-        Many queries are sent in parts that fit the server's limits; where a new index comes between two of them, `how`
-        tells its "versions".
+        Many queries are sent in parts that fit the server's limits; where a new index comes between two of them, the
+        answer's `how` tells its "versions".
         """
-        more = all_annotations, expand_records, progress
-        question = Question(
-            sequences, ids, vectors, names, k, where, columns, min_score, exact, recall, partial, itself, *more
-        )
         return Search(self._answer, question)
-
-    def neighbors(
-        self, ids: Sequence[str], k: int = 10, where: str | None = None, columns: Sequence[str] | None = None
-    ) -> Search:
-        """The k nearest other sequences of those of records: `search` by ids without themselves."""
-        return self.search(ids=ids, k=k, where=where, columns=columns, itself=False)
 
     def vectors(self, ids: Sequence[str] | None = None, *, seq_ids: Sequence[int] | None = None) -> np.ndarray:
         """The stored vectors of records, or of sequences: (N, D) float32, in the order asked for."""
