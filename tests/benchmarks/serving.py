@@ -94,6 +94,12 @@ def soak(work: dict[str, Any], seconds: float) -> dict[str, Any]:
     }
 
 
+def lows(memory: Sequence[float]) -> str:
+    """The lowest of each third of what comes behind the first one: what stays between batches."""
+    thirds = np.array_split(np.asarray(memory[1:]), 3)
+    return ", ".join(f"{third.min():,.0f}" for third in thirds if len(third))
+
+
 def figures(rounds: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """What the issue asks for, median and range over the rounds."""
 
@@ -164,7 +170,8 @@ def page(result: dict[str, Any]) -> str:
             f"Soak: {result['soak_seconds']:.0f} s, {soaked['answers']:,} answers ({failed} not 200), "
             f"{soaked['per_second']:,.0f}/s of ids, vectors and sequences in turn, p50 {soaked['p50_ms']:.1f} ms, "
             f"p99 {soaked['p99_ms']:.1f} ms. Memory {memory[0]:,.0f} MiB at the start, {memory[-1]:,.0f} at the end; "
-            f"the second half holds {soaked['growth_mib']:+.1f} MiB more than the first on average.",
+            f"the second half holds {soaked['growth_mib']:+.1f} MiB more than the first on average. It swings with what "
+            f"is being computed; lowest in each third, the start left out: {lows(memory)} MiB.",
         ]
     return "\n".join([*lines, ""])
 
