@@ -170,8 +170,8 @@ def page(result: dict[str, Any]) -> str:
             f"Soak: {result['soak_seconds']:.0f} s, {soaked['answers']:,} answers ({failed} not 200), "
             f"{soaked['per_second']:,.0f}/s of ids, vectors and sequences in turn, p50 {soaked['p50_ms']:.1f} ms, "
             f"p99 {soaked['p99_ms']:.1f} ms. Memory {memory[0]:,.0f} MiB at the start, {memory[-1]:,.0f} at the end; "
-            f"the second half holds {soaked['growth_mib']:+.1f} MiB more than the first on average. It swings with what "
-            f"is being computed; lowest in each third, the start left out: {lows(memory)} MiB.",
+            f"the second half holds {soaked['growth_mib']:+.1f} MiB more than the first on average. It swings with "
+            f"what is being computed; lowest in each third, the start left out: {lows(memory)} MiB.",
         ]
     return "\n".join([*lines, ""])
 
