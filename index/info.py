@@ -220,6 +220,12 @@ def choose_type(num_rows: int) -> str:
     return f"IVF{lists}{'_HNSW32' if graph else ''},RaBitQ,Refine(SQfp16)"
 
 
+def usual_transform(kind: str) -> str:
+    """The transform of a type that is asked for by `kind`, where none is named: the scores of "flat" are plain cosines,
+    for all others, and where the type is chosen by size, "auto" chooses by what finds most."""
+    return "none" if kind.lower() == FLAT.lower() else "auto"
+
+
 def rebuild(store: Store, info: IndexInfo | None = None) -> str:
     """The command that builds the index of `store` anew.
 
@@ -229,8 +235,9 @@ def rebuild(store: Store, info: IndexInfo | None = None) -> str:
     options: list[str] = []
     if info is not None:
         asked = info.transform.get("asked", "none")
-        options += [] if info.type == choose_type(info.rows) else ["--type", info.type]
-        options += [] if asked == "auto" else ["--transform", asked]
+        kind = "auto" if info.type == choose_type(info.rows) else info.type
+        options += [] if kind == "auto" else ["--type", kind]
+        options += [] if asked == usual_transform(kind) else ["--transform", asked]
         target = info.operating.get("target", TARGET)
         options += [] if target == TARGET else ["--recall", f"{target:g}"]
     return " ".join(["raypipe index", str(store.root), *map(shlex.quote, options)])

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, ArgumentCollection, Parameter, Token
 
 from index.errors import StoreError, UnreachableError
-from index.info import FLAT, TARGET, IndexInfo, current_info, rebuild
+from index.info import FLAT, TARGET, IndexInfo, current_info, rebuild, usual_transform
 from index.store import Store
 from index.truth import SAMPLE
 from raypipe.cli.making import AtlasPath
@@ -46,8 +46,9 @@ def index(
         str | None,
         Parameter(
             help="What vectors and queries go through before they are compared, learned from this atlas: auto (the "
-            "default: whiten from 50 vectors on), none (raw cosines), center, whiten, whiten:DIM or pca:DIM (keep DIM "
-            "axes); or index/VERSION/transform.npz of another atlas, so that scores can be compared."
+            "default: whiten from 50 vectors on), none (raw cosines, the default of --type flat), center, whiten, "
+            "whiten:DIM or pca:DIM (keep DIM axes); or index/VERSION/transform.npz of another atlas, so that scores "
+            "can be compared."
         ),
     ] = None,
     recall: Annotated[
@@ -110,7 +111,8 @@ def index(
         sample=sample,
         format=format,
     )
-    type, transform, recall = type or "auto", transform or "auto", TARGET if recall is None else recall
+    type, recall = type or "auto", TARGET if recall is None else recall
+    transform = transform or usual_transform(type)
     if not is_file(transform):
         try:
             parse_kind(transform)

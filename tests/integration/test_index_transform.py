@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import raypipe
+from index.info import current_info, rebuild
+from index.store import Store
 from raypipe.cli import DONE, FAILED, USAGE
 from tests.integration.conftest import Cli
 from tests.runs import write_fasta
@@ -46,6 +49,20 @@ def test_chosen_by_itself_and_by_name(cli: Cli, many: Path, monkeypatch: pytest.
     assert "not transformed (as asked)" in cli("index", many, "--transform", "none").err
     monkeypatch.delenv("RAYPIPE_INDEX_TRANSFORM")
     assert "another space" not in cli("index", many, "--transform", "none", "--type", "HNSW4").err
+
+
+def test_the_flat_type_has_plain_cosines(cli: Cli, many: Path) -> None:
+    """Where it is asked for by name, and nothing else is; what the messages advise keeps the space that there is."""
+    assert "Flat, 120 vectors of tiny, not transformed (as asked)" in cli("index", many, "--type", "flat").err
+    assert "up to date" in cli("index", many, "--type", "flat").err
+    store = Store.open(many)
+    plain = current_info(store)
+    assert plain is not None
+    assert rebuild(store, plain).endswith(f"{many} --transform none")
+    assert "transform whiten (as asked)" in cli("index", many, "--type", "flat", "--transform", "whiten").err
+    large = replace(plain, rows=400_000)
+    assert rebuild(store, large).endswith("--type Flat")
+    assert rebuild(store, replace(large, transform={"asked": "auto"})).endswith("--type Flat --transform auto")
 
 
 def test_few_sequences_are_compared_as_they_are(cli: Cli, atlas: Path) -> None:
