@@ -158,10 +158,20 @@ def load(
 
 
 def join_again(connection: duckdb.DuckDBPyConnection, table: AnnotationTable) -> dict[str, Any]:
-    """Join a table that was taken over to the one that it is on, which changed; returns what is said of it now."""
+    """Join a table that was taken over to the one that it is on, which changed; returns what is said of it now.
+
+    Raises:
+        StoreError: that one has the column no more.
+    """
     copy_table(connection, table, rows=False)
     base, column = table.meta["on"]
-    load_column(connection, f"new.main.{duck.identifier(base)}", duck.identifier(column))
+    try:
+        load_column(connection, f"new.main.{duck.identifier(base)}", duck.identifier(column))
+    except duckdb.BinderException as error:
+        raise StoreError(
+            f"{base}: has no column {column!r} any more, and {table.name} is joined to it; keep the column, or first "
+            f"annotate {table.name} without --on, or on another one"
+        ) from error
     key = str(table.key_column)
     values = f"CAST({duck.identifier(key)} AS VARCHAR)"
     connection.execute(

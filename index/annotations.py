@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,9 @@ def annotate(
         One report per table, in the order given, and behind them those of tables that were joined again.
 
     Raises:
-        StoreError: an unusable name, a file of which most cannot be read (with its line), nothing in it matches, or no
-            such table or column as `on`.
+        StoreError: an unusable name, a file of which most cannot be read (with its line), nothing in it matches, no
+            such table or column as `on` or one that is itself joined to what is made here, or a column is gone to
+            which another table is joined.
     """
     paths = {name: Path(path) for name, path in tables.items()}
     live = live_database(store)
@@ -75,6 +76,9 @@ def annotate(
                 return [report for report in reports.values() if report]
             renewed = {name.lower(): name for name, report in reports.items() if report is None}
             kept = [table for name, table in before.items() if name not in renewed]
+            stale = _joined_to(kept, renewed)
+            if base is not None and base[0] in (table.name for table in stale):
+                raise StoreError(f"on {on!r}: {base[0]} is itself joined to what is made here; annotate it anew first")
 
             def finish(name: str, meta: dict[str, Any], *, stays: bool = False) -> None:
                 describe(connection, name, meta)
@@ -86,13 +90,10 @@ def annotate(
                 connection.execute(f"ATTACH {duck.literal(work / 'staging.duckdb')} AS staging")
                 connection.execute("USE staging")
                 make_database(connection, work / "new.duckdb")
-                changed, again = set(renewed), list(kept)
-                while stale := [table for table in again if _is_on(table, changed)]:
-                    changed |= {table.name.lower() for table in stale}
-                    again = [table for table in again if table not in stale]
-                for table in again:
-                    copy_table(connection, table)
-                    finish(table.name, table.meta, stays=True)
+                for table in kept:
+                    if table not in stale:
+                        copy_table(connection, table)
+                        finish(table.name, table.meta, stays=True)
                 if base is None:
                     load_records(connection, store)
                 else:
@@ -100,15 +101,10 @@ def annotate(
                 for name in renewed.values():
                     reports[name] = report = load(connection, name, paths[name], key, base)
                     finish(name, {**asdict(report), **origins[name]})
-                # Those on others behind them.
-                left = [table for table in kept if table not in again]
-                while left:
-                    waiting = {table.name.lower() for table in left}
-                    for table in [table for table in left if not _is_on(table, waiting)]:
-                        meta = join_again(connection, table)
-                        finish(table.name, meta)
-                        reports[table.name] = replace(_report(meta), joined_again=True)
-                        left.remove(table)
+                for table in stale:
+                    meta = join_again(connection, table)
+                    finish(table.name, meta)
+                    reports[table.name] = replace(_report(meta), joined_again=True)
                 connection.execute("USE memory")
                 connection.execute("DETACH new")
 
@@ -185,6 +181,15 @@ def _base(before: Mapping[str, AnnotationTable], on: str, tables: Mapping[str, P
     return table.name, found[0]
 
 
-def _is_on(table: AnnotationTable, names: set[str]) -> bool:
-    """Whether `table` is joined to one of `names`, which are in small letters."""
-    return bool(table.meta.get("on")) and table.meta["on"][0].lower() in names
+def _joined_to(tables: Sequence[AnnotationTable], names: Iterable[str]) -> list[AnnotationTable]:
+    """Those of `tables` that are joined to one of `names` (in small letters), or to another such one and behind it."""
+    found: list[AnnotationTable] = []
+    reached = set(names)
+    while more := [
+        table
+        for table in tables
+        if table not in found and table.meta.get("on") and table.meta["on"][0].lower() in reached
+    ]:
+        found += more
+        reached |= {table.name.lower() for table in more}
+    return found

@@ -194,6 +194,11 @@ def test_a_table_that_is_joined_follows_the_other(store, write):
     ]
     assert (reports[1].matched_rows, reports[1].unmatched_rows, reports[1].matched_sequences) == (1, 2, 1)
     assert rows(store, "SELECT seq_id, id, name FROM clan") == [(2, "R3", "tRNA clan")]
+    with pytest.raises(StoreError, match=r"on 'clan\.name': clan is itself joined to what is made here"):
+        add(store, on="clan.name", rfam=write("name\tn\ntRNA clan\t1\n", "around.tsv"))
+    with pytest.raises(StoreError, match=r"rfam: has no column 'rfam_acc' any more, and family is joined to it"):
+        add(store, rfam=write("id\tother\nR3\tRF00005\n", "less.tsv"))
+    assert rows(store, "SELECT seq_id, id, name FROM clan") == [(2, "R3", "tRNA clan")]
 
 
 def test_what_cannot_be_joined(store, write):
