@@ -114,9 +114,10 @@ def _fill(connection: duckdb.DuckDBPyConnection, staged: Staged, place: int, on:
         f"WHERE c{place} IS NOT NULL"
     )
     if on is None and staged.columns[place].lower() == SEQ_ID:
+        # The second one since DuckDB rounds: 0.6 is no sequence 1.
         connection.execute(
-            "CREATE OR REPLACE TABLE key_map AS SELECT key, seq_id, arg_min(id, place) AS id "
-            "FROM keys JOIN targets ON TRY_CAST(key AS BIGINT) = seq_id GROUP BY ALL"
+            "CREATE OR REPLACE TABLE key_map AS SELECT key, seq_id, arg_min(id, place) AS id FROM keys "
+            "JOIN targets ON TRY_CAST(key AS BIGINT) = seq_id AND TRY_CAST(key AS DOUBLE) = seq_id GROUP BY ALL"
         )
         return SEQ_ID if _count(connection, "SELECT count(*) FROM key_map") else None
     connection.execute(

@@ -184,11 +184,11 @@ def test_a_key_called_id_is_kept_where_it_says_more_than_the_record(builder, wri
 def test_key_by_seq_id_by_name_and_by_values(store, write):
     numbers, named, guessed = add(
         store,
-        numbers=write("seq_id\tn\n1\ta\n77\tb\n", "a.tsv"),
+        numbers=write("seq_id\tn\n1\ta\n77\tb\n0.6\tc\n", "a.tsv"),
         named=write("name\tn\nR1\tR3\n", "b.tsv"),
         guessed=write("colour\tn\tlabel\nred\tR3\tR1\nblue\t-\tR3\n", "c.tsv"),
     )
-    assert (numbers.rule, numbers.matched_rows, numbers.unmatched_rows) == ("seq_id", 1, 1)
+    assert (numbers.rule, numbers.matched_rows, numbers.unmatched_rows) == ("seq_id", 1, 2)
     assert rows(store, "numbers") == [(1, "R2", "a")]
     assert named.key == "name"
     assert guessed.key == "label"
