@@ -11,6 +11,7 @@ import gzip
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -84,7 +85,7 @@ def _stage_parquet(connection: duckdb.DuckDBPyConnection, path: Path, table: str
 def _stage_text(connection: duckdb.DuckDBPyConnection, path: Path, table: str, *, gzipped: bool) -> Staged:
     first = _first_line(path, gzipped)
     if is_seed(first):
-        with _binary(path, gzipped) as stream:
+        with _opened(path, gzipped) as stream:
             columns = read_seed(connection, path, stream, table)
         return Staged(path, table, columns, typed=False, header=False)
     shape = find_shape(path, first, lambda: _lines(path, gzipped))
@@ -119,11 +120,8 @@ def _stage_text(connection: duckdb.DuckDBPyConnection, path: Path, table: str, *
 
 
 def _first_line(path: Path, gzipped: bool) -> str:
-    try:
-        with _binary(path, gzipped) as stream:
-            raw = stream.readline(LONGEST_LINE)
-    except (OSError, EOFError, zlib.error) as error:
-        raise StoreError(f"{path}: damaged gzip file ({error})") from error
+    with _opened(path, gzipped) as stream:
+        raw = stream.readline(LONGEST_LINE)
     if not raw.strip():
         raise StoreError(f"{path}: is empty" if not raw else f"{path}: line 1 is empty; put the column names there")
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in raw:
@@ -135,13 +133,18 @@ def _first_line(path: Path, gzipped: bool) -> str:
 
 
 def _lines(path: Path, gzipped: bool) -> Iterator[str]:
-    with _binary(path, gzipped) as stream:
+    with _opened(path, gzipped) as stream:
         for raw in islice(stream, LOOKED_AT):
             yield raw.decode("utf-8", errors="replace").rstrip("\r\n")
 
 
-def _binary(path: Path, gzipped: bool) -> BinaryIO:
-    return gzip.open(path, "rb") if gzipped else path.open("rb")  # type: ignore[return-value]
+@contextmanager
+def _opened(path: Path, gzipped: bool) -> Iterator[BinaryIO]:
+    try:
+        with gzip.open(path, "rb") if gzipped else path.open("rb") as stream:
+            yield stream  # type: ignore[misc]
+    except (OSError, EOFError, zlib.error) as error:
+        raise StoreError(f"{path}: damaged gzip file ({error})") from error
 
 
 def _check_names(path: Path, columns: list[str], line: int) -> None:

@@ -266,7 +266,11 @@ def test_broken_gzip(store, tmp_path):
     whole = gzip.compress(b"id\tn\n" + b"".join(b"R1\t%d\n" % number for number in range(50_000)))
     (tmp_path / "cut.tsv.gz").write_bytes(whole[:-2000])
     (tmp_path / "head.tsv.gz").write_bytes(whole[:15])
-    for name in ("cut.tsv.gz", "head.tsv.gz"):
+    comments = gzip.compress(b"".join(b"# %d\n" % number for number in range(50_000)))
+    (tmp_path / "comments.bed.gz").write_bytes(comments[:15_000])
+    seed = gzip.compress(b"# STOCKHOLM 1.0\n" + b"".join(b"x/%d A\n" % number for number in range(50_000)))
+    (tmp_path / "seed.gz").write_bytes(seed[:-2000])
+    for name in ("cut.tsv.gz", "head.tsv.gz", "comments.bed.gz", "seed.gz"):
         with pytest.raises(StoreError, match=name):
             add(store, t=tmp_path / name)
 
