@@ -24,13 +24,13 @@ def read_seed(connection: duckdb.DuckDBPyConnection, path: Path, stream: BinaryI
     """Make `table` with a row of each alignment; returns the names of its columns.
 
     Raises:
-        StoreError: an alignment has no accession, or there is none.
+        StoreError: an alignment has no accession or no end, or there is none.
     """
     rows: list[dict[str, str]] = []
     family: dict[str, str] = {}
     for number, raw in enumerate(stream, 1):
         if raw.startswith(b"#=GF "):
-            _, tag, value = (*raw.decode("utf-8", errors="replace").split(None, 2), "")[:3]
+            _, tag, value = (*raw.decode("utf-8", errors="replace").split(None, 2), "", "")[:3]
             if tag in _TAGS and value.strip():
                 family.setdefault(_TAGS[tag], value.strip())
         elif raw.startswith(b"//"):
@@ -38,8 +38,9 @@ def read_seed(connection: duckdb.DuckDBPyConnection, path: Path, stream: BinaryI
                 raise StoreError(f"{path}: line {number}: an alignment ends that has no accession (#=GF AC)")
             rows.append(family)
             family = {}
-    if not rows:
-        raise StoreError(f"{path}: holds no alignment that ends (//)")
+    if family or not rows:
+        what = "ends within an alignment; get it again, it is cut short" if rows else "holds no alignment that ends"
+        raise StoreError(f"{path}: {what} (//)")
     columns = list(_TAGS.values())
     texts = pa.table({f"c{place}": [row.get(name) for row in rows] for place, name in enumerate(columns)})
     connection.register("seed_rows", texts.cast(pa.schema([(name, pa.string()) for name in texts.column_names])))

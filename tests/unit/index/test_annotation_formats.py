@@ -228,6 +228,17 @@ def test_real_families(builder, write, shared):
     assert rows(store, "SELECT description, num_seed FROM seed WHERE id = 'B'") == [("let-7 microRNA precursor", 63)]
 
 
+def test_odd_seeds(store, write):
+    add(store, rfam=write(RFAM, "rfam.tsv"))
+    odd = SEED.replace("#=GF DE   tRNA\n", "#=GF \n#=GF DE\n#=GF DE   tRNA\n")
+    add(store, on="rfam.rfam_acc", family=write(odd, "Rfam.seed"))
+    assert rows(store, "SELECT DISTINCT description FROM family ORDER BY 1") == [("5S ribosomal RNA",), ("tRNA",)]
+    with pytest.raises(StoreError, match=r"cut\.seed: ends within an alignment; get it again"):
+        add(store, on="rfam.rfam_acc", cut=write(SEED[:-3], "cut.seed"))
+    with pytest.raises(StoreError, match=r"first\.seed: holds no alignment that ends"):
+        add(store, on="rfam.rfam_acc", cut=write(SEED[:60], "first.seed"))
+
+
 def test_rfams_dumps_are_known_by_their_shape(store, write):
     fields = ["RF00005", "tRNA", "1", "tRNA", *[r"\N"] * 31]
     add(store, rfam=write(RFAM, "rfam.tsv"))
