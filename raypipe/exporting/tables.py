@@ -122,12 +122,12 @@ def named_tables(store: Store, names: Sequence[str] | None) -> list[AnnotationTa
 def joined(tables: Sequence[AnnotationTable]) -> tuple[str, dict[str, str]]:
     """SQL behind FROM for tables and the sequences, and SQL for every column by its name in the answer."""
     first = duck.identifier(tables[0].name)
-    source = f"{first} JOIN sequences ON sequences.seq_id = {first}.seq_id"
+    source = f"{first} JOIN sequences USING (seq_id)"  # by which a condition may name it without a table
     known = {"id": f"{first}.id", "seq_id": f"{first}.seq_id", "length": "sequences.length"}
     for table in tables:
         owner = duck.identifier(table.name)
         if table is not tables[0]:
-            source += f" LEFT JOIN {owner} ON {owner}.seq_id = {first}.seq_id"
+            source += f" LEFT JOIN {owner} USING (seq_id)"
         for column in table.columns:
             if column in OF_ROWS:
                 continue

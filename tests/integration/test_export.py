@@ -163,7 +163,7 @@ def test_annotations(cli: Cli, made: Path, tmp_path: Path) -> None:
     rows = read_text(tmp_path / "a.csv", ",")
     assert list(rows[0]) == ["id", "seq_id", "length", "family", "rank"]
     assert sorted(row["id"] for row in rows) == ["s1", "t1", "t1", "t2", "u1"]
-    two = ["--what", "annotations", "--table", "families,loci", "--where", "rank >= 3 -- more"]
+    two = ["--what", "annotations", "--table", "families,loci", "--where", "rank >= 3 AND seq_id >= 0 -- more"]
     columns = ["--columns", "ID,gff_start,Family"]
     assert cli("export", made, *two, *columns, "-o", tmp_path / "b.tsv").code == DONE
     found = sorted(tuple(row.values()) for row in read_text(tmp_path / "b.tsv", "\t"))
