@@ -60,7 +60,9 @@ def number_kinds(column: pa.ChunkedArray) -> tuple[list[int], list[str]]:
         known = [value for value in values if value is not None]
         if len(set(known)) > KINDS:
             edges = np.unique(np.quantile(known, np.linspace(0, 1, KINDS - 1)))
-            spans = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
+            # As short as tells them apart.
+            digits = next(n for n in range(6, 18) if len({f"{edge:.{n}g}" for edge in edges}) == len(edges))
+            spans = [f"{low:.{digits}g} to {high:.{digits}g}" for low, high in pairwise(edges)]
             places = np.searchsorted(edges[1:-1], [edges[0] if value is None else value for value in values], "right")
             in_span = zip(values, places.tolist(), strict=True)
             return _numbered([NONE if value is None else spans[place] for value, place in in_span], spans)

@@ -91,6 +91,9 @@ def test_kinds_are_told_apart_by_few_colours() -> None:
     assert [numbers[0], numbers[99], numbers[100]] == [0, 7, 8]
     assert np.all(np.bincount(numbers)[:8] >= 12)
     assert kinds([*map(float, range(50)), float("nan")])[1][-1] == "(none)"
+    numbers, names = kinds(range(12_345_600, 12_345_700))
+    assert len(set(numbers)) == len(set(names)) == 8
+    assert names[0] == "1.23456e+07 to 1.234561e+07"
     skewed = [0.0] * 90 + [float(number) for number in range(1, 12)]
     numbers, names = kinds(skewed)
     assert len(set(numbers)) == len(names) >= 1
