@@ -245,13 +245,10 @@ def _table(
 ) -> pa.Table:
     table = _look_up(store, searcher, seq_ids, columns)
     told = zip(table["id"].to_pylist(), table["description"].to_pylist(), strict=True)
-    lists = {"ids": [], "distances": []}
-    for line, ids in enumerate(near):
-        known = ids != NO_HIT
-        lists["ids"].append(ids[known])
-        lists["distances"].append(distances[line, known])
-    types = {"ids": pa.list_(pa.int64()), "distances": pa.list_(pa.float32())}
-    struct = pa.StructArray.from_arrays([pa.array(lists[name], types[name]) for name in types], names=list(types))
+    known = near != NO_HIT
+    ends = pa.array(np.append(0, known.sum(axis=1).cumsum()), pa.int32())
+    lists = [pa.ListArray.from_arrays(ends, pa.array(values[known])) for values in (near, distances)]
+    struct = pa.StructArray.from_arrays(lists, names=["ids", "distances"])
     table = table.append_column(TEXT, pa.array([" ".join(filter(None, pair)) for pair in told], pa.string()))
     for name, values in ((X, places[:, 0]), (Y, places[:, 1])):
         table = table.append_column(name, pa.array(values.astype(np.float32)))
