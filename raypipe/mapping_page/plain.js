@@ -13,7 +13,7 @@ const data = await (await fetch("data/points.json")).json();
 const size = data.x.length;
 const [left, right] = range(data.x);
 const [low, high] = range(data.y);
-let view = { x: (left + right) / 2, y: (low + high) / 2, scale: 1 }; // pixels of a unit
+let view; // the middle, and pixels of a unit
 let matches = null; // Uint8Array, of a search
 let drawing = 0;
 let resting = 0;
@@ -44,10 +44,11 @@ function colorOf(kind) {
 const toX = (x) => (x - view.x) * view.scale + canvas.clientWidth / 2;
 const toY = (y) => (view.y - y) * view.scale + canvas.clientHeight / 2;
 
+/** The scale at which all points are seen. */
+const whole = () => Math.min((0.9 * canvas.clientWidth) / (right - left || 1), (0.9 * canvas.clientHeight) / (high - low || 1));
+
 function all() {
-  const room = 0.9;
-  const scale = Math.min((room * canvas.clientWidth) / (right - left || 1), (room * canvas.clientHeight) / (high - low || 1));
-  view = { x: (left + right) / 2, y: (low + high) / 2, scale };
+  view = { x: (left + right) / 2, y: (low + high) / 2, scale: whole() };
   draw();
 }
 
@@ -88,8 +89,6 @@ function paint(every) {
   }
   canvas.dataset.drawn = every > 1 ? "partly" : "yes";
 }
-
-const whole = () => Math.min((0.9 * canvas.clientWidth) / (right - left || 1), (0.9 * canvas.clientHeight) / (high - low || 1));
 
 function zoom(factor, x = canvas.clientWidth / 2, y = canvas.clientHeight / 2) {
   const [shiftX, shiftY] = [x - canvas.clientWidth / 2, y - canvas.clientHeight / 2];
