@@ -28,6 +28,7 @@ from index.annotation_tables import (
     tables_in,
 )
 from index.errors import StoreError
+from index.lookups import find
 from index.mapped import can_map, numbers, open_mapped, places, take, write_mapped
 from index.places import Place, RemotePath
 from index.store import Store
@@ -65,7 +66,7 @@ class AnnotationRows:
             mapped = self._mapped[table]
             if mapped is None:
                 continue
-            rows = places(_find(numbers(mapped.column("seq_id")), seq_ids))
+            rows = places(find(numbers(mapped.column("seq_id")), seq_ids))
             for name, (owner, column) in asked.items():
                 if owner == table and column in mapped.schema.names:
                     found[name] = take(mapped.column(column), rows)
@@ -195,14 +196,6 @@ def keep_rows(store: Store, table: str, file: Path) -> bool:
     except OSError:  # a file system without links
         shutil.copyfile(standing, file)
     return True
-
-
-def _find(known: np.ndarray, seq_ids: np.ndarray) -> np.ndarray:
-    """Places of `seq_ids` (n,) in the sorted `known`, -1 where they are not."""
-    if not len(known):
-        return np.full(len(seq_ids), -1)
-    found = np.minimum(np.searchsorted(known, seq_ids), len(known) - 1)
-    return np.where(known[found] == seq_ids, found, -1)
 
 
 def _first_of_each(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

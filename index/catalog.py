@@ -14,6 +14,7 @@ from index import duck
 from index.errors import StoreError
 from index.info import CATALOG, IDS, OLD_CATALOG, IndexInfo, held_file
 from index.living import first_records, living
+from index.lookups import runs
 from index.mapped import numbers, open_mapped, take, write_mapped
 from index.removals import ingested_records
 from index.schema import RECORDS, SEQUENCES
@@ -130,7 +131,7 @@ class Catalog:
         first, end = (np.searchsorted(upper, halves[:, 0], side) for side in ("left", "right"))
         counts = end - first
         owners = np.repeat(np.arange(len(ids)), counts)
-        rows = np.arange(len(owners)) + np.repeat(first - np.cumsum(counts) + counts, counts)
+        rows = runs(first, counts)
         same = lower[rows] == halves[owners, 1]
         return owners[same], seq_ids[rows[same]]
 

@@ -15,6 +15,7 @@ from index.errors import QuestionError, UnknownRecordError
 from index.exact import NO_HIT
 from index.hit_columns import HitColumns, hit_columns
 from index.living import living
+from index.lookups import runs
 from index.predictions import predictions_of
 from index.removals import living_records, placed_records
 from index.store import Store
@@ -177,5 +178,4 @@ def _records_of(store: Store, seq_ids: np.ndarray) -> tuple[pa.Table, np.ndarray
     owners = records["seq_id"].to_numpy()
     starts, ends = (np.searchsorted(owners, seq_ids, side) for side in ("left", "right"))
     repeats = ends - starts
-    places = np.arange(repeats.sum()) + np.repeat(starts - np.cumsum(repeats) + repeats, repeats)
-    return records.take(pa.array(places)), repeats
+    return records.take(pa.array(runs(starts, repeats))), repeats

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from index import duck
+from index.lookups import find
 from index.removals import placed_records, touched_sequences
 from index.store import Store
 
@@ -30,10 +31,7 @@ class Living:
 
     def places(self, seq_ids: np.ndarray) -> np.ndarray:
         """Rows of `first`, -1 for the sequences that are not in it."""
-        if not len(self.touched):
-            return np.full(len(seq_ids), -1)
-        places = np.minimum(np.searchsorted(self.touched, seq_ids), len(self.touched) - 1)
-        return np.where(self.touched[places] == seq_ids, places, -1)
+        return find(self.touched, seq_ids)
 
 
 def first_records(records: str) -> str:

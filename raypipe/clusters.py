@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from index.lookups import runs
 from raypipe.cleaning import md5
 
 WORD = 10
@@ -164,9 +165,7 @@ class _Index:
             stop = max(start + 1, int(np.searchsorted(stops, before + _CHUNK, "right")))
             own, other = ones[start:stop], others[start:stop]
             counts = self.counts[own]
-            skipped = np.cumsum(counts) - counts
-            places = np.arange(counts.sum()) + np.repeat(self.starts[own] - skipped, counts)
-            wanted = np.repeat(other, counts) * _WORDS + self.words[places]
+            wanted = np.repeat(other, counts) * _WORDS + self.words[runs(self.starts[own], counts)]
             at = np.minimum(np.searchsorted(held, wanted), len(held) - 1)
             owner = np.repeat(np.arange(len(own)), counts)
             found[start:stop] = np.bincount(owner[held[at] == wanted], minlength=len(own))

@@ -19,6 +19,7 @@ from index.catalog import Catalog
 from index.errors import QuestionError, StoreError, UnknownRecordError
 from index.hits import hit_table, resolve_ids
 from index.info import checksum
+from index.lookups import find, runs
 from index.removals import remove_records
 from index.search import Searcher
 from index.store import Store
@@ -215,3 +216,10 @@ def test_a_row_for_each_record(store):
         remove_records(store, ["b"])
     hits = hit_table(store, searcher, ["p", "q"], found[:1], scores[:1], columns=["id"], expand_records=True)
     assert hits["id"].to_pylist() == ["b2", "ü"]
+
+
+def test_look_ups_in_sorted_arrays():
+    assert find(np.array([2, 5, 9]), np.array([9, 1, 5, 10, 2])).tolist() == [2, -1, 1, -1, 0]
+    assert find(np.empty(0, np.int64), np.array([3])).tolist() == [-1]
+    assert runs(np.array([7, 3, 0]), np.array([2, 0, 3])).tolist() == [7, 8, 0, 1, 2]
+    assert runs(np.empty(0, np.int64), np.empty(0, np.int64)).tolist() == []
