@@ -30,22 +30,25 @@ class HitColumns:
     all: list[str]
 
     def choose(self, columns: Sequence[str] | None) -> list[str]:
-        """`columns` as the store spells them (their case does not matter), or all but those on request if None.
+        """As `choose` of all; all but those on request if None."""
+        return [*BASE, *self.annotation] if columns is None else choose(self.all, columns)
 
-        Raises:
-            StoreError: an unknown column (the message lists all), or one that is asked for twice.
-        """
-        if columns is None:
-            return [*BASE, *self.annotation]
-        # As in SQL the case does not matter; an exact name is preferred.
-        spelled = {**{name.lower(): name for name in reversed(self.all)}, **{name: name for name in self.all}}
-        wanted = [spelled.get(name) or spelled.get(name.lower()) for name in columns]
-        found = [name for name in wanted if name is not None]
-        if len(found) < len(columns):
-            raise QuestionError(f"no column {columns[wanted.index(None)]!r}; there are: {', '.join(self.all)}")
-        if len(set(found)) < len(found):
-            raise QuestionError(f"a column is asked for twice: {', '.join(columns)}")
-        return found
+
+def choose(known: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """`columns` as they are spelled in `known`; their case does not matter.
+
+    Raises:
+        QuestionError: an unknown column (the message lists all), or one that is asked for twice.
+    """
+    # As in SQL the case does not matter; an exact name is preferred.
+    spelled = {**{name.lower(): name for name in reversed(known)}, **{name: name for name in known}}
+    wanted = [spelled.get(name) or spelled.get(name.lower()) for name in columns]
+    found = [name for name in wanted if name is not None]
+    if len(found) < len(columns):
+        raise QuestionError(f"no column {columns[wanted.index(None)]!r}; there are: {', '.join(known)}")
+    if len(set(found)) < len(found):
+        raise QuestionError(f"a column is asked for twice: {', '.join(columns)}")
+    return found
 
 
 def hit_columns(store: Store, rows: AnnotationRows | None) -> HitColumns:

@@ -15,6 +15,7 @@ from index import duck, sql
 from index.annotation_tables import AnnotationTable, list_tables
 from index.errors import QuestionError
 from index.graph import open_graph
+from index.hit_columns import choose
 from index.hits import check_columns, hit_table
 from index.store import Store
 from raypipe.answer_files import replacing
@@ -95,7 +96,7 @@ def annotation_rows(
     """
     tables = named_tables(store, names)
     source, known = joined(tables)
-    chosen = choose(list(known), columns)
+    chosen = list(known) if columns is None else choose(list(known), columns)
     selected = ", ".join(f"{known[name]} AS {duck.identifier(name)}" for name in chosen)
     return answers(store, f"SELECT {selected} FROM {source}{condition(where)}", {})
 
@@ -134,23 +135,6 @@ def joined(tables: Sequence[AnnotationTable]) -> tuple[str, dict[str, str]]:
             taken = column.lower() in (name.lower() for name in known)
             known[f"{table.name}_{column}" if taken else column] = f"{owner}.{duck.identifier(column)}"
     return source, known
-
-
-def choose(known: Sequence[str], columns: Sequence[str] | None) -> list[str]:
-    """`columns` as they are called, or all if None.
-
-    Raises:
-        QuestionError: an unknown one, or one that is asked for twice.
-    """
-    if columns is None:
-        return list(known)
-    spelled = {name.lower(): name for name in known}
-    if unknown := [name for name in columns if name.lower() not in spelled]:
-        raise QuestionError(f"no column {unknown[0]!r}; there are: {', '.join(known)}")
-    chosen = [spelled[name.lower()] for name in columns]
-    if len(set(chosen)) < len(chosen):
-        raise QuestionError(f"a column is asked for twice: {', '.join(columns)}")
-    return chosen
 
 
 def condition(where: str | None) -> str:
