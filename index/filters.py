@@ -46,8 +46,10 @@ def matching_sequences(
     Raises:
         StoreError: not one SQL condition, an unknown or ambiguous column, or a value that does not fit its column.
     """
-    tables = _tables(store)
-    keys = {(table.name, table.key_column) for table in list_tables(store) if table.meta.get("on")}
+    annotated = list_tables(store)
+    own = {"sequences": SEQUENCES.names, "records": RECORDS.names}
+    tables = {**own, **{table.name: table.columns for table in annotated}}  # columns by table, without predictions
+    keys = {(table.name, table.key_column) for table in annotated if table.meta.get("on")}
     used: set[str] = set()
     predicted = {name: schema_of(made).names for name, made in store.predictions.items()}
     with connect(store, statement=where, memory_limit=memory_limit, threads=threads) as connection:
@@ -73,12 +75,6 @@ def matching_sequences(
                 raise StoreError(damage.complaint(store, owners_in(store, named), error)) from error
             raise QuestionError(f"where {where!r}: {duck.first_lines(error)}") from error
     return np.asarray(found, dtype=np.int64)
-
-
-def _tables(store: Store) -> dict[str, list[str]]:
-    """Columns by table without predictions, the store's own first."""
-    own = {"sequences": SEQUENCES.names, "records": RECORDS.names}
-    return {**own, **{table.name: table.columns for table in list_tables(store)}}
 
 
 def _to_quote(names: Iterable[str], where: str) -> str:
