@@ -146,11 +146,12 @@ def take_living(store: Store, catalog: Catalog, seq_ids: np.ndarray, columns: Se
     touched = places >= 0
     if not touched.any():
         return rows
+    others = left.first.take(pa.array(places[touched]))  # first of all: those of all sequences may be many
+    chosen = np.arange(len(seq_ids))
+    chosen[touched] = len(seq_ids) + np.arange(len(others))
     for name in (name for name in columns if name in OF_RECORDS):
-        values = rows[name].to_numpy().copy()
-        values[touched] = left.first[name].to_numpy()[places[touched]]
-        field = SCHEMA.field(name)
-        rows = rows.set_column(columns.index(name), field, pa.array(values, field.type))
+        values = pa.chunked_array([*rows[name].chunks, *others[name].chunks]).take(pa.array(chosen))
+        rows = rows.set_column(columns.index(name), SCHEMA.field(name), values)
     return rows
 
 
