@@ -9,6 +9,8 @@ Legend: T packed tokens, I width in, O width out, F intermediate size.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -57,6 +59,19 @@ def _by_onednn(x: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and not torch.compiler.is_compiling()  # which knows these functions with frozen weights only
-        and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
+        and _onednn_takes(x.dtype)
     )
+
+
+@lru_cache
+def _onednn_takes(dtype: torch.dtype) -> bool:
+    """Found out by a try: not every build of torch has oneDNN, nor oneDNN bfloat16 for every processor."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    x = torch.zeros(16, 16, dtype=dtype)
+    try:
+        torch.ops.mkldnn._linear_pointwise(x, x, None, "none", [], "")
+    except RuntimeError:
+        return False
+    return True

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +86,17 @@ def test_products(dtype: torch.dtype) -> None:
         assert found.dtype == dtype
         error = (found.float() - expected).abs().max() / expected.abs().max()
         assert error < (1e-6 if dtype == torch.float32 else 0.02)
+
+
+def test_bfloat16_needs_no_instructions_for_it() -> None:
+    """oneDNN is told to know the processor's older instructions only, with which it has no such products."""
+    program = (
+        "import torch; from model.products import linear; x = torch.eye(16, dtype=torch.bfloat16); "
+        "print(torch.equal(linear(x, x + 1, None), x + 1))"
+    )
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("True", "")
 
 
 def test_weights_are_joined_without_a_copy_and_changes_are_seen() -> None:
