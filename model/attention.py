@@ -148,7 +148,8 @@ def choose_backend(
         # In float32 torch's fused kernel is as fast or faster in both directions.
         if dtype == torch.bfloat16 and not gradients and not dropout:
             return attend_by_blocks
-        kernel = attend_by_products if gradients and dtype != torch.float32 else sdpa_by_runs
+        half = dtype in (torch.bfloat16, torch.float16)
+        kernel = attend_by_products if gradients and half else sdpa_by_runs
         return partial(kernel, dropout=dropout) if dropout else kernel
     if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
         if dropout:

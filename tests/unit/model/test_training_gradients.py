@@ -155,7 +155,8 @@ def test_both_kernels_have_the_same_gradients(attend: Backend) -> None:
 def test_half_precision_on_the_cpu_trains_by_plain_products() -> None:
     cpu = torch.device("cpu")
     assert choose_backend(cpu, torch.bfloat16, gradients=True) is attend_by_products
-    assert choose_backend(cpu, torch.float32, gradients=True) is sdpa_by_runs
+    for dtype in (torch.float32, torch.float64):  # the second in these tests, which so check the kernel of the first
+        assert choose_backend(cpu, dtype, gradients=True) is sdpa_by_runs
     assert choose_backend(cpu, torch.bfloat16) is attend_by_blocks
 
 
