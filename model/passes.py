@@ -5,7 +5,6 @@ Legend: S sequences, L tokens of one sequence, T packed tokens, D hidden size, X
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,11 +18,8 @@ from model.encoder import AidoRna
 from model.errors import SequenceError
 from model.packing import Batch, batches
 from model.pooling import PooledWindows, Pooling, pool
-from model.transfer import Arrival, to_device
+from model.transfer import Arrivals, to_device
 from model.windows import Windows, join, mean_weights
-
-AHEAD = 2
-"""Batches whose vectors are still to come while the next one is packed and sent: a GPU does not wait for either."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +90,7 @@ class Rows:
     Args:
         windows: how the sequences are cut.
         layer: which state.
-        compute: the state itself if None.
+        compute: the state itself if None; states, which are large, are waited for, and what is made of them is not.
     """
 
     def __init__(self, windows: Windows, layer: int, compute: Callable[[Tensor], Tensor] | None = None) -> None:
@@ -102,10 +98,16 @@ class Rows:
         self._windows = windows
         self._compute = compute
         self._parts: list[np.ndarray] = [np.empty(0)] * len(windows)
+        self._coming = Arrivals(self._keep)
 
     def add(self, batch: Batch, hidden: Tensor) -> None:
         """See `Consumer`."""
-        values = to_numpy(hidden if self._compute is None else self._compute(hidden))
+        if self._compute is None:
+            self._keep(batch, to_numpy(hidden))
+        else:
+            self._coming.add(batch, self._compute(hidden))
+
+    def _keep(self, batch: Batch, values: np.ndarray) -> None:
         start = 0
         for window, length in zip(batch.windows.tolist(), batch.layout.lengths, strict=True):
             # A copy: a view would keep the whole batch in memory for as long as one sequence of it lives.
@@ -114,6 +116,7 @@ class Rows:
 
     def values(self) -> list[np.ndarray]:
         """One (L, X) float32 array per sequence, special tokens included."""
+        self._coming.finish()
         windows, stops = self._windows, np.cumsum(self._windows.count)
         return [
             join(self._parts[stop - count : stop], windows.start[stop - count : stop], kept)
@@ -144,7 +147,7 @@ class Pooled:
         self._pooling: Pooling = pooling
         self._compute = compute
         self._pooled = PooledWindows(windows, pooling, width)
-        self._arriving: deque[tuple[np.ndarray, Arrival]] = deque()
+        self._coming = Arrivals(self._pooled.add)
         self._weights = mean_weights(windows) if pooling == "mean" else []
 
     def add(self, batch: Batch, hidden: Tensor) -> None:
@@ -156,18 +159,11 @@ class Pooled:
             pooled = pool(hidden.float(), batch.layout, self._pooling, weights)
         else:
             pooled = self._compute(pool(hidden, batch.layout, self._pooling, weights))
-        self._arriving.append((batch.windows, Arrival(pooled)))
-        self._settle(AHEAD)
-
-    def _settle(self, most: int) -> None:
-        """Wait for the vectors of all batches but the last `most`."""
-        while len(self._arriving) > most:
-            windows, pooled = self._arriving.popleft()
-            self._pooled.add(windows, pooled.numpy())
+        self._coming.add(batch.windows, pooled)
 
     def values(self) -> np.ndarray:
         """(S, D) float32."""
-        self._settle(0)
+        self._coming.finish()
         return self._pooled.values()
 
 

@@ -113,6 +113,7 @@ def masked_logits(
     import torch
 
     from model.packing import batches
+    from model.transfer import Arrivals, to_device
 
     window = np.repeat(np.arange(len(windows)), windows.length)
     place = np.arange(len(window)) - np.repeat(np.cumsum(windows.length) - windows.length, windows.length)
@@ -123,13 +124,19 @@ def masked_logits(
     row = (ends - windows.kept)[copies.sequence] + copies.start + place
     total = np.zeros((int(windows.kept.sum()), encoder.config.vocab_size), dtype=np.float32)
     device = encoder.embedding.weight.device
+
+    def take(chosen: np.ndarray, logits: np.ndarray) -> None:
+        # add.at: one batch may hold the same nucleotide in two windows.
+        np.add.at(total, row[chosen], logits)
+
+    coming = Arrivals(take)
     with torch.inference_mode():
         for batch in batches(tokens, copies, alphabet, max_tokens=max_tokens, device=device, fill=fill):
-            masked = batch.layout.cu_seqlens[:-1] + torch.from_numpy(1 + place[batch.windows]).to(device)
+            masked = batch.layout.cu_seqlens[:-1] + to_device(1 + place[batch.windows], device)
             batch.ids[masked] = alphabet.id["<mask>"]
             hidden = encoder(batch.ids, batch.filled)[masked]
-            # add.at: one batch may hold the same nucleotide in two windows.
-            np.add.at(total, row[batch.windows], encoder.logits(hidden).float().cpu().numpy())
+            coming.add(batch.windows, encoder.logits(hidden))
+    coming.finish()
     total /= np.bincount(row, minlength=len(total))[:, None].astype(np.float32)
     return np.split(total, ends[:-1]) if len(ends) else []
 

@@ -23,6 +23,7 @@ from model.packing import Layout
 from model.pooling import pool, reduce_segments
 from model.products import gated, linear, linear_added
 from model.steps import PLAIN, compiled
+from model.transfer import AHEAD, Arrivals
 
 LENGTHS = [20, 17, 17, 3]
 BOUND = 5e-6
@@ -147,6 +148,20 @@ def test_pooling_in_one_kernel() -> None:
     for pooling in ("mean", "max"):
         expected = pool(hidden, layout, pooling, weights)
         assert torch.allclose(reduce_segments(hidden, layout, pooling, weights), expected, atol=1e-6)
+
+
+def test_tensors_arrive_in_order_and_the_last_are_not_waited_for() -> None:
+    taken: list[tuple[int, float]] = []
+
+    def take(label: int, values: np.ndarray) -> None:
+        taken.append((label, float(values.sum())))
+
+    coming = Arrivals(take)
+    for number in range(5):
+        coming.add(number, torch.full((3,), number, dtype=torch.bfloat16))
+        assert len(taken) == max(0, number + 1 - AHEAD)
+    coming.finish()
+    assert taken == [(number, 3.0 * number) for number in range(5)]
 
 
 def test_full_batches_are_filled_up_and_nothing_shows(tiny: Path) -> None:
