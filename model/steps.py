@@ -82,6 +82,8 @@ class Steps:
 
 
 PLAIN = Steps()
+COMPILATIONS = 64
+"""Of one piece, at most."""
 
 
 def compiled(**options: Any) -> Steps:
@@ -90,9 +92,12 @@ def compiled(**options: Any) -> Steps:
     Args:
         options: of torch.compile.
     """
+    # Every budget, width and type of weights is a compilation of its own; one more than the limit is an error.
     if "recompile_limit" in inspect.signature(torch.compile).parameters:
-        # Every budget, width and type of weights is a compilation of its own.
-        options = {"recompile_limit": 64, **options}
+        options = {"recompile_limit": COMPILATIONS, **options}
+    else:  # an older torch, with one limit for all that it compiles
+        dynamo = torch._dynamo.config
+        dynamo.recompile_limit = max(COMPILATIONS, dynamo.recompile_limit)
     made = {
         piece.name: torch.compile(getattr(PLAIN, piece.name), dynamic=False, fullgraph=True, **options)
         for piece in fields(Steps)

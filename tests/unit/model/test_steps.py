@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -213,6 +214,21 @@ def test_layers_are_compiled_where_asked_for_and_possible_only(tiny: Path) -> No
     assert not model.load(tiny).compiled
     with pytest.raises(ModelError, match="compiled in half precision on CUDA"):
         model.load(tiny, compile=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told_apart", [True, False])
+def test_ten_budgets_are_compiled(told_apart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than torch allows by itself; also where its compiler takes no limit for one function."""
+    torch._dynamo.reset()
+    if not told_apart:
+        none = SimpleNamespace(parameters={})
+        monkeypatch.setattr("model.steps.inspect", SimpleNamespace(signature=lambda _: none))
+    encoder = _encoder(CONFIGS["layernorm"])
+    with torch._dynamo.config.patch(recompile_limit=8):
+        encoder.fixed = compiled(backend="eager")
+        for tokens in range(8, 18):
+            assert len(_states(encoder, Layout.of([tokens], filled=True))[0]) == 4
 
 
 @pytest.mark.slow
