@@ -1,7 +1,8 @@
 """A layer's weights as plain tensors, those that read the same input joined into one matrix.
 
 `join` lays query, key and value, and gate and up, one after another in memory, so that each is a view of the whole and
-can be trained, saved and replaced as before; `joined` finds the whole again. Nothing is held twice.
+can be trained, saved and replaced as before; `joined` finds the whole again. Nothing is held twice, but float32 weights
+on a CPU, until then pages of their file, which processes share, become each process's own.
 
 Legend: D hidden size, F intermediate size.
 """

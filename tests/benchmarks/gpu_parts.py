@@ -62,16 +62,21 @@ def products_alone(bench: Bench, config: AidoRnaConfig, budgets: tuple[int, ...]
 
 def attention(bench: Bench, config: AidoRnaConfig, tokens: int, whole: Layout) -> Rows:
     """The attention kernel on segments of one length, and on a batch of the mix (length 0)."""
-    kernel = choose_backend(bench.device, HALF)
     layouts = {length: even(min(length, tokens), tokens, bench.device) for length in ATTENTION_LENGTHS} | {0: whole}
     rows: Rows = []
     for length, layout in layouts.items():
-        shape = (layout.tokens, config.num_heads, config.head_size)
-        q, k, v = (torch.randn(shape, device=bench.device, dtype=HALF) for _ in range(3))
         work = 4 * config.hidden_size * sum(size * size for size in layout.lengths)
-        taken = bench.seconds(lambda q=q, k=k, v=v, layout=layout: kernel(q, k, v, layout))
+        taken = attention_seconds(bench, config, layout)
         rows.append({"length": length, "tokens": layout.tokens, "seconds": taken, "flops": work / taken})
     return rows
+
+
+def attention_seconds(bench: Bench, config: AidoRnaConfig, layout: Layout) -> float:
+    """Of the attention kernel on a batch."""
+    kernel = choose_backend(bench.device, HALF)
+    shape = (layout.tokens, config.num_heads, config.head_size)
+    q, k, v = (torch.randn(shape, device=bench.device, dtype=HALF) for _ in range(3))
+    return bench.seconds(lambda: kernel(q, k, v, layout))
 
 
 def between(bench: Bench, encoder: AidoRna, tokens: int, *, compile: bool) -> Rows:

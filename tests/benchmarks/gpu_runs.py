@@ -54,7 +54,7 @@ def forward(bench: Bench, encoder: AidoRna, made: list[Batch]) -> Result:
 def ceiling(bench: Bench, config: AidoRnaConfig, made: list[Batch], alone: list[Result]) -> float:
     """Seconds that products and attention alone take for these batches."""
     products = sum(row["seconds"] for row in alone if row["tokens"] == bench.budget)
-    attended = sum(gpu_parts.attention(bench, config, bench.budget, batch.filled)[-1]["seconds"] for batch in made)
+    attended = sum(gpu_parts.attention_seconds(bench, config, batch.filled) for batch in made)
     return config.num_layers * (products * len(made) + attended)
 
 
