@@ -6,12 +6,19 @@ Shapes: Q queries, n rows, D values per vector, k neighbours.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 NO_HIT = -1
 # How far a float32 dot product of unit vectors (D up to some thousands) may stand from its exact value.
 ROUNDING = 2e-6
+# What it costs to compare a vector with one query alone, and to have it in order in memory first, in times of what it
+# costs with many queries. Measured with 512 and with 1280 values; what FAISS maps from a file is not in order.
+ALONE, COPY = 120, 50
+# Where more than MANY times k rows of a line are open, some that look best are looked at first. Those are the best of
+# groups of GROUP rows: to find the highest of all takes longer than to make the products.
+MANY, GROUP = 4, 16
 NOTHING = -3.0  # below any cosine, and any bound of one
 _CHUNK_BYTES = 64 << 20
 _BLOCK_BYTES = 16 << 20
@@ -126,57 +133,116 @@ class TopK:
         proposals: np.ndarray,
         allowed: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        had, scores = self.ids[lines], self.scores[lines]
+        block = _Block(self._queries[lines], ids, vectors)
         rough = self._asked[lines] @ proposals.T
         if allowed is not None:
             rough[:, ~allowed] = -np.inf
-        kept = min(self._k, had.shape[1] + (len(ids) if allowed is None else int(np.count_nonzero(allowed))))
-        if had.shape[1] < self._k:
-            # The k-th best of those that look best is a floor for all others.
-            some = min(self._k, len(ids))
-            first = np.argpartition(rough, len(ids) - some, axis=1)[:, len(ids) - some :]
-            looking = np.take_along_axis(rough, first, 1) > -np.inf
-            places = np.nonzero(looking)[0], first[looking]
-            had, scores = self._with(had, scores, places, lines, ids, vectors, kept)
-            rough[places] = -np.inf
-        floors = scores[:, -1] if had.shape[1] == self._k else np.full(len(had), NOTHING, np.float32)
-        # What is below the k-th place cannot come in any more.
-        line, row = np.nonzero(rough >= (floors - ROUNDING)[:, None])
-        return self._with(had, scores, (line, row), lines, ids, vectors, kept)
+        seen = self.ids.shape[1] + (len(ids) if allowed is None else int(np.count_nonzero(allowed)))
+        best_so_far = _Best(self.ids[lines], self.scores[lines], self._k, min(self._k, seen))
+        places = best_so_far.open_places(rough, block)
+        if proposals is not vectors:
+            if ALONE * len(places[0]) > len(ids) * (len(rough) + COPY):
+                # Bounds that tell so few apart: cosines do.
+                rough = np.where(rough == -np.inf, rough, block.all_cosines())
+                places = best_so_far.open_places(rough, block)
+            else:
+                near = block.cosines(*places, np.float32) >= best_so_far.floors[places[0]] - ROUNDING
+                places = places[0][near], places[1][near]
+        best_so_far.take(places, block)
+        return best_so_far.ids, best_so_far.scores
 
-    def _with(
-        self,
-        had: np.ndarray,
-        scores: np.ndarray,
-        places: tuple[np.ndarray, np.ndarray],
-        lines: slice,
-        ids: np.ndarray,
-        vectors: np.ndarray,
-        kept: int,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The best of what there was and of some pairs of a line and a row."""
+
+class _Block(NamedTuple):
+    """Queries (q, D) and the vectors (n, D) that they are compared with, unit, float32; ids (n,) of these."""
+
+    queries: np.ndarray
+    ids: np.ndarray
+    vectors: np.ndarray
+
+    def all_cosines(self) -> np.ndarray:
+        """Of every query with every vector, (q, n) float32, up to ROUNDING."""
+        scores = np.empty((len(self.queries), len(self.ids)), dtype=np.float32)
+        step = max(1, _CHUNK_BYTES // (4 * self.queries.shape[1]))
+        for start in range(0, len(self.ids), step):
+            some = slice(start, start + step)
+            np.matmul(self.queries, np.require(self.vectors[some], requirements="A").T, out=scores[:, some])
+        return scores
+
+    def cosines(self, line: np.ndarray, row: np.ndarray, dtype: type = np.float64) -> np.ndarray:
+        """Of queries[line] with vectors[row], (p,) float32; summed in float64 they are those of `rescore`."""
+        scores = np.empty(len(line), dtype=np.float32)
+        step = max(1, _CHUNK_BYTES // (16 * self.queries.shape[1]))
+        for start in range(0, len(line), step):
+            some = slice(start, start + step)
+            found, asked = self.vectors[row[some]], self.queries[line[some]]
+            scores[some] = np.einsum("pd,pd->p", found.astype(dtype, copy=False), asked.astype(dtype, copy=False))
+        return np.clip(scores, -1, 1, out=scores)
+
+
+class _Best:
+    """The best of some queries so far, while a block is compared with them.
+
+    Attributes:
+        ids, scores: (q, k') by (score descending, id ascending); NO_HIT and -inf where a line has fewer yet.
+    """
+
+    def __init__(self, ids: np.ndarray, scores: np.ndarray, k: int, kept: int):
+        """Take what there was; `kept`, k or less, is what there will be of each line when the block is done."""
+        self.ids, self.scores, self._k, self._kept = ids, scores, k, kept
+
+    @property
+    def floors(self) -> np.ndarray:
+        """What a rough cosine of each line has to reach, (q,), so that its row may be among the k best."""
+        if self.ids.shape[1] < self._k:
+            return np.full(len(self.ids), NOTHING, np.float32)
+        return np.maximum(self.scores[:, -1] - np.float32(ROUNDING), np.float32(NOTHING))
+
+    def open_places(self, rough: np.ndarray, block: _Block) -> tuple[np.ndarray, np.ndarray]:
+        """Lines and rows, (p,) each, that may be among the k best; -inf in `rough` is set where it was looked at.
+
+        Args:
+            rough: (q, n) float32, cosines or upper bounds of them; -inf where a row does not count.
+        """
+        open_ = rough >= self.floors[:, None]
+        if np.count_nonzero(open_) > MANY * self._k * len(rough):
+            # Some that look good are looked at first: they raise the floors.
+            places = _promising(rough, self._k)
+            self.take(places, block)
+            rough[places] = -np.inf
+            open_ = rough >= self.floors[:, None]
+        return np.divmod(np.flatnonzero(open_), rough.shape[1])  # np.nonzero takes five times as long
+
+    def take(self, places: tuple[np.ndarray, np.ndarray], block: _Block) -> None:
+        """Take in pairs of a line and a row, by their exact scores."""
         line, row = places
         if len(line) == 0:
-            return had, scores
-        exact = _of_pairs(self._queries[lines], vectors, line, row)
-        order = np.lexsort((ids[row], -exact, line))
-        line, found, exact = line[order], ids[row[order]], exact[order]
+            return
+        exact = block.cosines(line, row)
+        order = np.lexsort((block.ids[row], -exact, line))
+        line, found, exact = line[order], block.ids[row[order]], exact[order]
         rank = np.arange(len(line)) - np.searchsorted(line, line)
-        width = min(kept, int(rank.max()) + 1)
+        width = min(self._kept, int(rank.max()) + 1)
         good = rank < width
-        new_ids = np.full((len(had), width), NO_HIT, dtype=np.int64)
-        new_scores = np.full((len(had), width), -np.inf, dtype=np.float32)
-        new_ids[line[good], rank[good]] = found[good]
-        new_scores[line[good], rank[good]] = exact[good]
-        return best(np.hstack([had, new_ids]), np.hstack([scores, new_scores]), kept)
+        ids = np.full((len(self.ids), width), NO_HIT, dtype=np.int64)
+        scores = np.full((len(self.ids), width), -np.inf, dtype=np.float32)
+        ids[line[good], rank[good]] = found[good]
+        scores[line[good], rank[good]] = exact[good]
+        self.ids, self.scores = best(np.hstack([self.ids, ids]), np.hstack([self.scores, scores]), self._kept)
 
 
-def _of_pairs(queries: np.ndarray, vectors: np.ndarray, line: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """Cosines, as `rescore` has them, of queries[line] with vectors[row]: (p,) float32."""
-    scores = np.empty(len(line), dtype=np.float32)
-    step = max(1, _CHUNK_BYTES // (16 * queries.shape[1]))
-    for start in range(0, len(line), step):
-        some = slice(start, start + step)
-        wide = vectors[row[some]].astype(np.float64)
-        scores[some] = np.einsum("pd,pd->p", wide, queries[line[some]].astype(np.float64))
-    return np.clip(scores, -1, 1, out=scores)
+def _promising(rough: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lines and rows of k or more values that are high in each line of (q, n): the highest of the k best groups."""
+    num_rows = rough.shape[1]
+    if num_rows < 2 * k * GROUP:
+        some = min(k, num_rows)
+        rows = np.argpartition(rough, num_rows - some, axis=1)[:, num_rows - some :]
+    else:
+        width = num_rows // GROUP
+        groups = rough[:, : width * GROUP].reshape(len(rough), GROUP, width)
+        best_groups = np.argpartition(groups.max(1), width - k, axis=1)[:, width - k :]
+        within = np.take_along_axis(groups, best_groups[:, None], 2).argmax(1)
+        rows = within * width + best_groups
+    lines = np.repeat(np.arange(len(rough)), rows.shape[1])
+    rows = rows.ravel()
+    good = rough[lines, rows] > -np.inf
+    return lines[good], rows[good]

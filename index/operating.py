@@ -17,7 +17,10 @@ from index.truth import NEIGHBOURS
 
 # Queries that every effort is tried with; the one that is chosen is measured with all.
 TRIED = 200
-K_FACTORS = (2.0, 4.0, 8.0, 16.0)
+K_FACTORS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
+# Where a search of so few lists that it found less than this share of what the most lists find, it is the lists that
+# limit it, and more candidates of them bring nothing.
+LIMITED = 0.9
 ENOUGH = 0.9995
 # Where twice the visits twice brought no more than this, further ones bring nothing: the codes are what errs.
 PLATEAU = 0.001
@@ -106,9 +109,10 @@ def _points(segments: Segments, judge: Judge, target: float) -> Iterator[Point]:
     few = np.unique(np.linspace(0, num_queries - 1, min(TRIED, num_queries)).astype(int))
     most = max(each.max_effort for each in segments.engines)
     reached = 0.0
+    ladder = list(_visits(segments.engine.effort_name, most))
     for k_factor in K_FACTORS if segments.engine.refines else (None,):
         recalls: list[float] = []
-        for visits in _visits(segments.engine.effort_name, most):
+        for visits in ladder:
             late = k_factor in (None, K_FACTORS[-1]) and visits == most  # nothing is refused for a rise that comes late
             if _is_flat(recalls) and not (late and reached < target):
                 continue
@@ -118,6 +122,8 @@ def _points(segments: Segments, judge: Judge, target: float) -> Iterator[Point]:
             reached = max(reached, recalls[-1])
             if recalls[-1] >= max(ENOUGH, target):
                 return  # nothing is left for more candidates to find
+        limited = sum(recall < LIMITED * recalls[-1] for recall in recalls)
+        ladder = ladder[limited:]
 
 
 def _is_flat(recalls: Sequence[float]) -> bool:

@@ -93,14 +93,14 @@ def test_a_file_that_is_mostly_known_costs_what_is_new(cli: Cli, first: Path, at
 @pytest.mark.parametrize("kind", ["flat", "IVF4,SQ8", "HNSW16"])
 def test_added_is_as_built(cli: Cli, first: Path, atlas: Path, tmp_path: Path, kind: str) -> None:
     """In the same space, every type: the rows, and the neighbours of the exact one."""
-    assert cli("index", atlas, "--type", kind).code == DONE
+    assert cli("index", atlas, "--type", kind, "--transform", "whiten").code == DONE
     space = atlas / "index" / (atlas / "index" / "CURRENT").read_text().strip() / "transform.npz"
     kept = Path(shutil.copy(space, tmp_path / "transform.npz"))
     new = {f"c{k}": text for k, text in enumerate(sequences(40, 3))}
     assert cli("embed", write(tmp_path / "c.fa", new), "-o", tmp_path / "c", *INLINE).code == DONE
     assert cli("ingest", tmp_path / "c.fa", "-o", atlas).code == DONE
     assert cli("embed", atlas, "--model", first.with_name("headed"), *INLINE).code == DONE
-    added = cli("index", atlas, "--type", kind)
+    added = cli("index", atlas, "--type", kind, "--transform", "whiten")
     assert "(40 of them added" in added.err, added.err
     opened = raypipe.connect(atlas).searcher
     queries = opened.vectors(np.arange(0, 240, 7))

@@ -17,7 +17,7 @@ from index.build import MOST_SMALL, build_index, one_by_one
 from index.errors import StoreError, StoreLockedError
 from index.info import current_info, index_folder
 from index.kmeans import NearestByBlas
-from index.operating import ENOUGH
+from index.operating import ENOUGH, K_FACTORS
 from index.removals import remove_records
 from index.search import Searcher
 from index.truth import QUERIES
@@ -340,7 +340,7 @@ def test_points_and_efforts(builder, clustered):
     info = built(store, "IVF16,RaBitQ,Refine(SQfp16)", recall=0.8)
     points = info.operating["points"]
     assert sorted({point["k_factor"] for point in points})[:2] == [2.0, 4.0]
-    assert points[-1]["recall_at_10"] >= ENOUGH or points[-1]["k_factor"] == 16
+    assert points[-1]["recall_at_10"] >= ENOUGH or points[-1]["k_factor"] == K_FACTORS[-1]
     assert all(0 <= point["recall_at_10"] <= 1 and point["ms"] > 0 for point in points)
     opened = Searcher.open(store)
     best = max(point["recall_at_10"] for point in points)
@@ -349,6 +349,17 @@ def test_points_and_efforts(builder, clustered):
     opened.find(clustered[:2], 3, recall=best)
     with pytest.raises(StoreError, match=r"measured to reach [01.]+\d* at most"):
         opened.find(clustered[:2], 3, recall=best + 1e-3)
+
+
+def test_coarse_codes_that_rank_badly_get_many_candidates(builder):
+    """As those of whitened vectors of a language model do, which are near to nothing."""
+    vectors = np.random.default_rng(3).standard_normal((3000, 24)).astype(np.float32)
+    info = built(builder.embedded(vectors), "IVF4,RaBitQ,Refine(SQfp16)", transform="none", recall=0.99)
+    assert info.operating["recall_at_10"] >= 0.99
+    assert info.operating["k_factor"] > 16
+    points = info.operating["points"]
+    last = [point["nprobe"] for point in points if point["k_factor"] == max(each["k_factor"] for each in points)]
+    assert last == [4], "with fewer lists neighbours had been missed before, whatever the codes"
 
 
 def test_growth_of_another_kind_is_measured_too(builder):
