@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from index import engines
 from index.build import build_index
 from index.errors import StoreError
 from index.exact import best, exact_search
@@ -73,6 +75,26 @@ def test_ties_come_in_the_order_of_seq_id(builder, vectors, k):
         assert (np.diff(seq_ids[query])[ties] > 0).all()
     alone = np.vstack([opened.search(vectors[query : query + 1], k)[0] for query in range(3)])
     np.testing.assert_array_equal(seq_ids, alone)
+
+
+@pytest.mark.parametrize("first", [0, 1000])
+def test_however_many_tie_few_are_fetched(builder, vectors, first, monkeypatch):
+    """Two thousand rows tie for the last place: to hold them all for every query would take memory without a bound."""
+    monkeypatch.setattr(engines, "FEW_ROWS", 0)
+    opened = searcher(builder.embedded(vectors[np.arange(4000) % 2]))
+    engine = opened.segments.engine
+    assert isinstance(engine, engines.FlatEngine)
+    proposed, fetched = engine._searched, []
+
+    def search(queries, k, params=None):
+        fetched.append(k)
+        return proposed.search(queries, k, params=params)
+
+    engine.by(SimpleNamespace(search=search))
+    seq_ids, scores = opened.search(vectors[:2], 5, allowed=np.arange(first, 4000) if first else None)
+    np.testing.assert_array_equal(seq_ids, first + np.array([np.arange(0, 10, 2), np.arange(1, 11, 2)]))
+    np.testing.assert_allclose(scores, 1, atol=1e-6)
+    assert max(fetched) == engines.MOST_FETCHED * min(fetched)
 
 
 def test_nearly_equal_vectors_are_ordered_exactly(builder, cosines):
