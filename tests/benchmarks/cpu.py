@@ -44,6 +44,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     before = machine.describe()
     torch.set_num_threads(given.threads)
     sequences = sample(given.fasta, given.sequences, given.seed)
+    witnesses = sample(given.fasta, WITNESSES, given.seed)  # a file that has too few is refused before the rounds
     with tempfile.TemporaryDirectory() as home:
         wide_checkpoint(Path(home) / "wide", given.layers, given.seed)
         exact, half = (load(Path(home) / "wide", dtype=dtype) for dtype in ("float32", "bfloat16"))
@@ -88,13 +89,12 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "ratios": {name: {**ratio(rounds, [BASELINE], [name]), "target": target} for name, target in TARGETS.items()},
         "difference": float(difference),
         "bfloat16_worst_cosine": float(cosines(vectors["packed bfloat16"], vectors["packed float32"]).min()),
-        "nano": trained(given),
+        "nano": trained(witnesses),
     }
 
 
-def trained(given: argparse.Namespace) -> dict[str, dict[str, float]]:
+def trained(sequences: list[str]) -> dict[str, dict[str, float]]:
     """Fidelity to float32 of `nano`: cosines of pooled vectors, also without their mean, and shared ten nearest."""
-    sequences = sample(given.fasta, WITNESSES, given.seed)
     exact = load("nano").embed(sequences)
     found = {}
     for dtype in ("bfloat16", "float8"):

@@ -21,7 +21,9 @@ def sample(fasta: Path, count: int, seed: int, longest: int = LONGEST) -> list[s
     """Evenly spaced sequences of the file sorted by length, cut at `longest` nt, in a seeded shuffle."""
     pool = _by_length(fasta)
     if len(pool) < count:
-        raise SystemExit(f"{fasta} has {len(pool)} sequences, {count} are asked for; lower --sequences")
+        raise SystemExit(
+            f"{fasta} has {len(pool)} sequences, {count} are asked for; give another --fasta or fewer --sequences"
+        )
     chosen = [pool[(2 * place + 1) * len(pool) // (2 * count)][:longest] for place in range(count)]
     random.Random(seed).shuffle(chosen)
     return chosen
