@@ -85,6 +85,8 @@ def convert(
     where = str(src / "config.json")
     layout = config_layout(settings, where)
     config = AidoRnaConfig.from_json(settings)
+    own = settings.get("raypipe") or {}
+    name = source or str(own.get("source") or settings.get("_name_or_path") or src.resolve().name)
     if u_row is not None and u_row not in _U_ROW:
         raise ModelError(f"u_row is U or T, not {u_row!r}")
     notes: list[str] = []
@@ -112,7 +114,6 @@ def convert(
         alphabet = read_alphabet(src)
     if "lm_head" in found.parts:
         settings["tie_word_embeddings"] = "lm_head.decoder.weight" not in tensors
-    own = read_json(src / "config.json").get("raypipe") or {}
     described = dict(own.get("heads") or {})
     if threshold is not None and found.heads:
         described["structure"] = HeadConfig("structure", threshold=threshold).to_json()
@@ -121,7 +122,7 @@ def convert(
         **({"trained": own["trained"]} if "trained" in own else {}),
         **({"trained_heads": own["trained_heads"]} if "trained_heads" in own else {}),
         **({"heads": described} if described else {}),
-        "source": source or str(settings.get("_name_or_path") or src.resolve().name),
+        "source": name,
         "source_layout": layout,
         **({"u_row": u_row} if u_row else {}),
     }

@@ -120,7 +120,11 @@ def test_which_row_is_u(genbio: Path, tmp_path: Path, folder: str, name_or_path:
     if row in ("U", "T"):
         notes = convert(source, tmp_path / "out")
         assert f"row of {row}: the rule" in notes[0]
-        assert json.loads((tmp_path / "out" / "config.json").read_text())["raypipe"]["u_row"] == row
+        said = json.loads((tmp_path / "out" / "config.json").read_text())["raypipe"]
+        assert (said["u_row"], said["source"]) == (row, name_or_path or folder)
+        convert(tmp_path / "out", tmp_path / "again")
+        known = model.registry.recognise(name_or_path or folder)
+        assert model.load(tmp_path / "out").entry is model.load(tmp_path / "again").entry is known is not None
     else:
         with pytest.raises(ModelError, match=f"--u-row.*{row}"):
             convert(source, tmp_path / "out")
