@@ -43,9 +43,9 @@ class HeadLoss:
     def terms(self, index: int, logits: np.ndarray) -> tuple[float, int]:
         """Sum of the losses of what is labelled in a sequence, and how many entries that is."""
         labels = self._rows[index]
-        own = np.flatnonzero(self._windows.sequence == index)
-        if self._pairs and len(own) > 1:
+        if self._pairs and self._windows.count[index] > 1:
             # Of pairs that no window covers the model says nothing.
+            own = np.flatnonzero(self._windows.sequence == index)
             read = pair_coverage(self._windows.start[own], self._windows.length[own], len(labels)) > 0
             logits, labels = logits[read], labels[read]
         total, count = loss_terms(torch.from_numpy(logits), labels, self._problem)
