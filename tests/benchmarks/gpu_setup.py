@@ -70,8 +70,9 @@ class Bench:
         kernels would seem slower than they are, and what is made of them faster.
         """
         function()
-        alone = self._seconds(function, 1)
-        calls = min(50, max(1, round(ROW_S / alone))) if self.device.type == "cuda" else 1
+        calls = 1
+        if self.device.type == "cuda":
+            calls = min(50, max(1, round(ROW_S / self._seconds(function, 1))))
         return statistics.median(self._seconds(function, calls) for _ in range(repeats or self.repeats))
 
     def _seconds(self, function: Callable[[], Any], calls: int) -> float:
