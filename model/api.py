@@ -82,7 +82,7 @@ class Model(MaskedLm):
         """Take a head out of an adapter file; it takes the place of one of that name that the checkpoint came with.
 
         Returns:
-            The head's name: that of the file, without `.safetensors`.
+            The head's name: that of the file, without `.safetensors`; of a head that is loaded already its own.
 
         Raises:
             CheckpointError: no such file, a damaged one, or one that was trained on another trunk.

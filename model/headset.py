@@ -105,7 +105,7 @@ class HeadSet:
         if same is not None and same not in self._beside:
             if self.file(same).fingerprint != found.fingerprint:
                 raise ModelError(f"{path}: there is another head called {same!r} already; rename the file")
-            return found.name
+            return same
         # Registered once it is whole: a file that failed may be mended and tried again.
         module = load_head(found, self._folder, self._hidden_size, self._device)
         if same is not None:

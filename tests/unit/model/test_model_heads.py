@@ -408,6 +408,8 @@ def test_the_life_of_a_head(tiny: Path, tmp_path: Path) -> None:
         write_adapter(path, loaded.head_module("loop"), CONFIGS["loop"], trunk=loaded.fingerprint, trained=True)
     assert again.load_head(path) == "fold"
     assert again.load_head(tmp_path / "one" / "fold.safetensors") == "fold"
+    capital = shutil.copy(path, tmp_path / "Fold.safetensors")
+    assert again.load_head(capital) == "fold", "one name in capitals and small letters"
     assert (list(again.heads), again.heads["fold"].path) == (["fold"], path)
     assert np.array_equal(again.logits(["GGC"], head="fold")[0], wanted)
     with pytest.raises(ModelError, match="another head called 'fold' already; rename the file"):
