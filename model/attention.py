@@ -145,9 +145,9 @@ def choose_backend(
         ModelError: there is none for this device and type, or none with dropout.
     """
     if device.type == "cpu" or (device.type == "cuda" and dtype == torch.float32):
-        # In float32 torch's fused kernel is as fast or faster in both directions.
         if dtype == torch.bfloat16 and not gradients and not dropout:
             return attend_by_blocks
+        # In float32 torch's fused kernel is as fast or faster in both directions.
         half = dtype in (torch.bfloat16, torch.float16)
         kernel = attend_by_products if gradients and half else sdpa_by_runs
         return partial(kernel, dropout=dropout) if dropout else kernel

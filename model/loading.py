@@ -52,7 +52,7 @@ def load(
     """
     folder = checkpoint_folder(folder_or_name)
     where, kind = _device(device), torch.bfloat16 if dtype == FLOAT8 else _dtype(dtype)
-    choose_backend(where, kind)
+    choose_backend(where, kind)  # refuses what there is no attention kernel for, before anything is read
     settings = read_json(folder / "config.json")
     if config_layout(settings, str(folder / "config.json")) == "genbio":
         raise CheckpointError(f"{folder} is in GenBio's layout; convert it once: {convert_command(folder)}")
