@@ -278,7 +278,7 @@ def _measured(store: Store, info: IndexInfo, transform: Transform, recall: float
         StoreError: sequences stand in it twice, or it does not reach the recall.
     """
     segments = open_segments(store, info, transform)
-    _check_rows(store, np.concatenate([np.empty(0, np.int64), *segments.seq_ids]))
+    _check_rows(store, segments.all_seq_ids)
     if info.type == FLAT or info.rows < 2:
         return info
     try:

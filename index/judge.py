@@ -10,7 +10,6 @@ Shapes: Q queries, E values of a vector as it is indexed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -48,8 +47,7 @@ class Judge:
     def __init__(self, segments: Segments, transform: Transform, queries: Queries, truth: Truth):
         """Take what stands nearest to each query, itself among it or not: KEPT sequences, or all that may be found."""
         self.queries = queries
-        self._parts, self._transform = segments.parts, transform
-        self._all_ids = np.concatenate([np.empty(0, np.int64), *segments.seq_ids])
+        self._segments, self._transform = segments, transform
         others = [
             (ids[ids != own], cosines[ids != own].astype(np.float64))
             for own, ids, cosines in zip(queries.seq_ids, *truth, strict=True)
@@ -73,7 +71,7 @@ class Judge:
             rows: (Q,) which vectors are the queries, as rows of the whole index; of those that may be found.
             masks: for each segment the rows that may be found, (n,) bool; all if None.
         """
-        seq_ids = np.concatenate(segments.seq_ids)[rows]
+        seq_ids = segments.all_seq_ids[rows]
         vectors = transform.apply(take(segments.parts, rows, transform.dimension), seq_ids, "seq_id")
         return cls(segments, transform, Queries(seq_ids, vectors), Truth(*segments.exact(vectors, KEPT, masks)))
 
@@ -92,10 +90,6 @@ class Judge:
         shares = [sum(self._right[line].get(id_, False) for id_ in ids) / self._wanted for line, ids in answers.items()]
         return Recall(float(np.mean(shares)), float(np.std(shares) / np.sqrt(len(shares))))
 
-    @cached_property
-    def _order(self) -> np.ndarray:
-        return np.argsort(self._all_ids)
-
     def _look_up(self, answers: dict[int, list[int]]) -> None:
         """Compare what is not among the true neighbours either, where more stand as near as those."""
         if self._whole:
@@ -111,8 +105,8 @@ class Judge:
             return
         places, ids = np.array(unknown).T
         distinct, where = np.unique(ids, return_inverse=True)
-        rows = self._order[np.searchsorted(self._all_ids, distinct, sorter=self._order)]
-        vectors = self._transform.apply(take(self._parts, rows, self._transform.dimension), distinct, "seq_id")
+        stored = take(self._segments.parts, self._segments.rows_of(distinct), self._transform.dimension)
+        vectors = self._transform.apply(stored, distinct, "seq_id")
         cosines = np.einsum(
             "ne,ne->n", vectors[where].astype(np.float64), self.queries.vectors[places].astype(np.float64)
         )

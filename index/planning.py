@@ -86,15 +86,14 @@ def plan_index(
         ) from error
     if bounded:  # by as many axes as there may be at the most, see `index.leading`
         hot += int(4 * (MOST_SHARE * indexed + 1))
-    # The seq_id of each row.
-    hot_bytes = (hot + 8) * rows + fixed
+    hot_bytes = hot * rows + fixed  # seq_ids are a run mostly, of which the first is kept
     most = min(rows, full_rows(dimension))
     trained_on = min(rows, training_rows(num_lists(index)) if type_ != FLAT else AXES_LEARN_FROM if bounded else 0)
     # The sample as it is stored; with it copies for the transform (as picked, of length 1, and the latter in float64),
     # then what lists are learned from as it is indexed.
     sample = dimension * max(learned_on, trained_on)
     training = 4 * (sample + max(4 * dimension * learned_on, indexed * trained_on))
-    # Codes grow by doubling, but for those of the flat type.
+    # Codes grow by doubling, but for those of the flat type; there are seq_ids too.
     growing = (hot + cold + 8) * most * (1 if type_ == FLAT else 2) + fixed
     return IndexPlan(
         type_,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -126,10 +125,10 @@ class Searcher:
         copies.keep(store.root, [f"{INDEX}/{folder}" for folder in folders])
         return opened
 
-    @cached_property
+    @property
     def seq_ids(self) -> np.ndarray:
-        """The sequence of each row, int64 (n,), those that were removed since among them; not to be written to."""
-        return np.concatenate([np.empty(0, np.int64), *self.segments.seq_ids])
+        """The sequence of each row, int64 (n,), those that were removed since among them."""
+        return self.segments.all_seq_ids
 
     def search(
         self,
@@ -223,7 +222,7 @@ class Searcher:
             known[:] = False
             known[seq_ids[(seq_ids >= 0) & (seq_ids < len(known))]] = True
         known[self._removed[self._removed < len(known)]] = False
-        masks = [known[ids] for ids in self.segments.seq_ids]
+        masks = [known[ids.all()] for ids in self.segments.seq_ids]
         return Allowed(self.info.version, masks, sum(int(np.count_nonzero(mask)) for mask in masks))
 
     def _bitmaps(self, allowed: np.ndarray | Allowed | None) -> Allowed | None:
@@ -240,25 +239,17 @@ class Searcher:
             StoreError: a sequence has no vector in this index.
         """
         seq_ids = np.asarray(seq_ids, dtype=np.int64)
-        order, ids = self._by_seq_id
-        places = np.searchsorted(ids, seq_ids)
-        missing = places == len(ids)
-        missing[~missing] = ids[places[~missing]] != seq_ids[~missing]
-        if missing.any():
-            names = ", ".join(str(seq_id) for seq_id in seq_ids[missing][:5])
+        rows = self.segments.rows_of(seq_ids)
+        if (rows < 0).any():
+            names = ", ".join(str(seq_id) for seq_id in seq_ids[rows < 0][:5])
             raise QuestionError(
                 f"no embedding of seq_id {names} in the index; `rejects` tells what was refused and why"
             )
-        return self.stored(order[places])
+        return self.stored(rows)
 
     def stored(self, rows: np.ndarray) -> np.ndarray:
         """As `vectors`, by row of the index."""
         return take(self.segments.parts, rows, self.transform.dimension)
-
-    @cached_property
-    def _by_seq_id(self) -> tuple[np.ndarray, np.ndarray]:
-        order = np.argsort(self.seq_ids, kind="stable")
-        return order, self.seq_ids[order]
 
 
 def _widened(seq_ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

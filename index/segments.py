@@ -40,6 +40,7 @@ from index.info import (
 )
 from index.inverted import Filler, read_segment
 from index.kmeans import Nearest
+from index.seq_ids import SeqIds, packed
 from index.store import Store
 from index.transform_files import load
 from index.transforms import Transform, transformed
@@ -129,7 +130,7 @@ def make_segment(job: SegmentJob, progress: Callable[[int], None] | None = None)
                 filler.write(temporary)
             except RuntimeError as error:
                 raise StoreError(f"{job.store.root}: FAISS cannot build {job.type!r}: {reason(error)}") from error
-            np.save(temporary / ROWS, seq_ids)
+            np.save(temporary / ROWS, packed(seq_ids))
             if truth is not None:
                 save_truth(truth, temporary / TRUTH)
     elif progress is not None:
@@ -172,7 +173,7 @@ class Segments:
     """The opened segments of an index, searched as one. Safe to search from several threads.
 
     Attributes:
-        seq_ids: of each segment, (n,) int64, mapped from its file.
+        seq_ids: of the rows of each segment.
         starts: the first row of each segment, and at the end the number of all rows.
         engines: how each is searched; all are of one kind.
     """
@@ -181,7 +182,7 @@ class Segments:
         self,
         indexes: Sequence[Any],
         shared: Any,
-        seq_ids: Sequence[np.ndarray],
+        seq_ids: Sequence[SeqIds],
         parts: Sequence[Sequence[Part]],
         transform: Transform,
         leading: Sequence[Leading | None],
@@ -205,6 +206,19 @@ class Segments:
     def parts(self) -> list[Part]:
         """All files of vectors, in the order of rows."""
         return [part for parts in self._parts for part in parts]
+
+    @property
+    def all_seq_ids(self) -> np.ndarray:
+        """The sequence of each row, int64 (n,)."""
+        return np.concatenate([np.empty(0, np.int64), *(known.all() for known in self.seq_ids)])
+
+    def rows_of(self, seq_ids: np.ndarray) -> np.ndarray:
+        """The rows of `seq_ids` (m,), int64; -1 where they are in none."""
+        rows = np.full(len(seq_ids), NO_HIT)
+        for start, known in zip(self.starts[:-1], self.seq_ids, strict=True):
+            found = known.rows_of(seq_ids)
+            rows = np.where(found == NO_HIT, rows, start + found)
+        return rows
 
     @property
     def engine(self) -> Engine:
@@ -234,9 +248,8 @@ class Segments:
             if not len(known):
                 continue
             rows, values, way = engine.search(queries, k, None if masks is None else masks[place], effort)
-            none = rows == NO_HIT
-            all_ids.append(np.where(none, NO_HIT, known[np.maximum(rows, 0)]))
-            all_scores.append(np.where(none, np.float32(-np.inf), values))
+            all_ids.append(known.at(rows))
+            all_scores.append(np.where(rows == NO_HIT, np.float32(-np.inf), values))
             how.append(way)
         if not how:
             shape = (len(queries), k)
@@ -260,7 +273,7 @@ class Segments:
     def _blocks(self, place: int, mask: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         start = 0
         for ids, vectors in transformed(self._parts[place], self._transform):
-            if not np.array_equal(ids, self.seq_ids[place][start : start + len(ids)]):
+            if not np.array_equal(ids, self.seq_ids[place].between(start, start + len(ids))):
                 raise StaleIndexError("the vectors that were indexed are not there any more; build the index again")
             chosen = slice(None) if mask is None else mask[start : start + len(ids)]
             start += len(ids)
@@ -269,8 +282,7 @@ class Segments:
     def _scan(self, place: int, queries: np.ndarray, k: int, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Exact search over the stored vectors of one segment: its rows, and cosines."""
         found, scores = exact_search(self._blocks(place, mask), queries, k)
-        order = np.argsort(self.seq_ids[place])
-        return order[np.searchsorted(self.seq_ids[place], found, sorter=order)], scores
+        return self.seq_ids[place].rows_of(found), scores
 
 
 def open_segments(store: Store, info: IndexInfo, transform: Transform, gpu: int | None = None) -> Segments:
@@ -296,14 +308,14 @@ def open_segments(store: Store, info: IndexInfo, transform: Transform, gpu: int 
             path = f"{SEGMENTS}/{segment.name}"
             refined = held_file(store, info, f"{path}/{REFINEMENT}") if REFINEMENT in segment.checksums else None
             index = read_segment(held_file(store, info, f"{path}/{VECTORS}"), refined, shared)
-            ids = np.load(held_file(store, info, f"{path}/{ROWS}"), mmap_mode="r" if segment.rows else None)
-            if (index.ntotal, index.d, len(ids)) != (segment.rows, info.dimension, segment.rows):
+            if (index.ntotal, index.d) != (segment.rows, info.dimension):
                 raise StoreError(
-                    f"{index_folder(store) / path}: damaged index, {index.ntotal} vectors of {index.d} values and "
-                    f"{len(ids)} ids where index.json says {segment.rows} of {info.dimension}; {mend}"
+                    f"{index_folder(store) / path}: damaged index, {index.ntotal} vectors of {index.d} values where "
+                    f"index.json says {segment.rows} of {info.dimension}; {mend}"
                 )
             indexes.append(index)
-            seq_ids.append(ids)
+            held = np.load(held_file(store, info, f"{path}/{ROWS}"), mmap_mode="r" if segment.rows else None)
+            seq_ids.append(SeqIds(held, segment.rows))
             bounds = None
             if axes is not None and LEADING in segment.checksums:
                 file = held_file(store, info, f"{SEGMENTS}/{segment.name}/{LEADING}")

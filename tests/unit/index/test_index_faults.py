@@ -143,7 +143,7 @@ def test_a_description_of_another_size(store):
     about = json.loads(file.read_text())
     about["segments"][0]["rows"] = 499
     file.write_text(json.dumps(about))
-    with pytest.raises(StoreError, match=r"500 vectors of 16 values and 500 ids where index\.json says 499 of 16"):
+    with pytest.raises(StoreError, match=r"500 vectors of 16 values where index\.json says 499 of 16"):
         Searcher.open(store)
 
 
