@@ -122,7 +122,7 @@ def _points(segments: Segments, judge: Judge, target: float) -> Iterator[Point]:
             reached = max(reached, recalls[-1])
             if recalls[-1] >= max(ENOUGH, target):
                 return  # nothing is left for more candidates to find
-        limited = sum(recall < LIMITED * recalls[-1] for recall in recalls)
+        limited = sum(recall < min(LIMITED, target) * recalls[-1] for recall in recalls)
         ladder = ladder[limited:]
 
 
