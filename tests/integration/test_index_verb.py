@@ -134,7 +134,7 @@ def test_a_plan_is_of_what_would_be_built(cli: Cli, atlas: Path, tmp_path: Path,
         return json.loads(cli("index", atlas, "--plan", "--format", "json", *options).out)
 
     few = planned("--type", "flat", "--transform", "whiten:8")
-    assert few["memory_bytes"] == 120 * (8 * 4 + 8)
+    assert few["memory_bytes"] == 120 * 8 * 4
     assert (few["recall"], few["target"]) == (1.0, None)
     unknown = planned("--type", "HNSW16", "--recall", 0.9)
     assert (unknown["recall"], unknown["target"]) == (None, 0.9)

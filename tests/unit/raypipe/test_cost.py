@@ -53,8 +53,8 @@ def test_operations_by_hand() -> None:
     assert (refused.tokens, refused.refused, refused.index_bytes) == (
         15,
         2,
-        2 * (8 * 4 + 8 + 12),
-    )  # vectors, seq_ids, bounds
+        2 * (8 * 4 + 12),
+    )  # vectors, bounds
     assert estimate(lengths, SMALL, [_vectors("truncate")], "cpu", 4, 1e6).tokens == 3 + 3 * 12
 
 
