@@ -123,6 +123,7 @@ def measure(told: argparse.Namespace, home: Path) -> dict[str, Any]:
     return {
         "database": {"sequences": len(database), "nucleotides": sum(map(len, database))},
         "asked": {"sequences": len(asked), "nucleotides": statistics.mean(map(len, asked))},
+        "recall": told.recall,
         "build": entrant.about,
         "versions": {**machine.versions(), **warm.hello["versions"], "blastn": _blast_version() if told.blastn else ""},
         "rounds": rounds,
@@ -176,7 +177,8 @@ def markdown(result: dict[str, Any]) -> str:
         f"{found['asked']['sequences']} others of `{result['fasta']}` as queries, "
         f"{found['asked']['nucleotides']:.0f} nt in the mean; "
         f"{result['rounds']} interleaved rounds.",
-        f"- Ours: `{result['model']}`, {found['dimension']} values, {found['build']['type']}. BLASTN "
+        f"- Ours: `{result['model']}`, {found['dimension']} values, {found['build']['type']}, "
+        f"recall@10 of {found['recall']:g} asked for. BLASTN "
         f"{versions['blastn'] or 'is not installed here'}; nhmmer of pyhmmer {versions['pyhmmer']}. One thread "
         "each.",
         f"- {machine.words(host)}.",
