@@ -20,6 +20,7 @@ APPROXIMATE = [
     "IVF16,Flat",
     "IVF16,SQ8",
     "IVF16,RaBitQ,Refine(SQfp16)",
+    "IVF16,PQ8x4fs,Refine(SQfp16)",
     "RR16,IVF16,Flat",
     "HNSW16",
     "HNSW16,SQfp16",

@@ -25,6 +25,7 @@ from index.vectors import finished_parts
 from tests.made import index_file, on_disk
 from tests.runs import started
 
+FAST = "IVF8,PQ8x4fs,Refine(SQfp16)"
 TYPES = [
     "flat",
     "IVF8,Flat",
@@ -37,6 +38,7 @@ TYPES = [
     "RR64,IVF16,SQ8,Refine(Flat)",
     "IVF16_HNSW32,RaBitQ,Refine(SQfp16)",
     "IVF16,RaBitQfs,Refine(SQfp16)",
+    FAST,
 ]
 EXACT_CODES = ("flat", "IVF8,Flat", "SQ8", "IVF16_HNSW32,Flat", "RR64,IVF16,Flat")
 
@@ -238,7 +240,7 @@ def test_a_build_that_was_killed_goes_on(builder, clustered, small, tmp_path):
     assert Searcher.open(store, thorough=True).search(clustered[[7, 555]], 1)[0].tolist() == [[7], [555]]
 
 
-@pytest.mark.parametrize("kind", ["flat", "IVF8,RaBitQ,Refine(SQfp16)", "HNSW16", "SQ8"])
+@pytest.mark.parametrize("kind", ["flat", "IVF8,RaBitQ,Refine(SQfp16)", FAST, "HNSW16", "SQ8"])
 def test_parts_without_rows(builder, clustered, small, kind):
     """A shard whose sequences all failed: among others, and alone in a segment."""
     store = builder.embedded(clustered[:200], parts=2)
@@ -258,7 +260,7 @@ def test_parts_without_rows(builder, clustered, small, kind):
             assert found.seq_ids[1, 0] == 250
 
 
-@pytest.mark.parametrize("kind", ["flat", "IVF8,RaBitQ,Refine(SQfp16)", "HNSW16", "SQ8"])
+@pytest.mark.parametrize("kind", ["flat", "IVF8,RaBitQ,Refine(SQfp16)", FAST, "HNSW16", "SQ8"])
 def test_removed_sequences_are_in_no_segment(builder, clustered, cosines, small, kind):
     """Two thirds of some segments and all of one: k others are found, and the right ones."""
     store = builder.embedded(clustered, parts=6)
