@@ -19,7 +19,7 @@ from index.truth import NEIGHBOURS
 TRIED = 200
 K_FACTORS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 # Where a search of so few lists that it found less than this share of what the most lists find, it is the lists that
-# limit it, and more candidates of them bring nothing.
+# limit it, and more candidates of them bring nothing. The target is the share where it is less: such efforts may do.
 LIMITED = 0.9
 ENOUGH = 0.9995
 # Where twice the visits twice brought no more than this, further ones bring nothing: the codes are what errs.

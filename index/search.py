@@ -222,7 +222,7 @@ class Searcher:
             known[:] = False
             known[seq_ids[(seq_ids >= 0) & (seq_ids < len(known))]] = True
         known[self._removed[self._removed < len(known)]] = False
-        masks = [known[ids.all()] for ids in self.segments.seq_ids]
+        masks = [ids.pick(known) for ids in self.segments.seq_ids]
         return Allowed(self.info.version, masks, sum(int(np.count_nonzero(mask)) for mask in masks))
 
     def _bitmaps(self, allowed: np.ndarray | Allowed | None) -> Allowed | None:

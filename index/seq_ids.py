@@ -1,7 +1,7 @@
 """Which sequence stands in each row of an index.
 
 Most segments hold a run of sequences, one after another: of such a run its first seq_id is kept and no more. Eight
-bytes for each of some millions of vectors would be much beside codes of some 180.
+bytes for each of some millions of vectors would be much beside codes of some 170.
 
 Shapes: n rows.
 """
@@ -55,14 +55,23 @@ class SeqIds:
         """Those of all rows, int64 (n,); not to be written to."""
         return self.between(0, self._num_rows)
 
+    def pick(self, values: np.ndarray) -> np.ndarray:
+        """Of `values`, in the order of seq_id from 0 on, those of all rows, (n,); a view where the rows are a run."""
+        if self._is_run:
+            first = int(self._held[0])
+            return values[first : first + self._num_rows]
+        return values[self._held]
+
     def rows_of(self, seq_ids: np.ndarray) -> np.ndarray:
-        """The rows of `seq_ids` (m,), int64; -1 where they are in none."""
+        """The rows of `seq_ids`, of any shape, int64; -1 where they are in none."""
         if self._is_run:
             rows = seq_ids - self._held[0]
             return np.where((rows >= 0) & (rows < self._num_rows), rows, -1)
+        if not len(self):
+            return np.full(seq_ids.shape, -1)
         order, ascending = self._order
         places = find(ascending, seq_ids)
-        return np.where(places < 0, -1, order[places]) if len(order) else places
+        return np.where(places < 0, -1, order[places])
 
     @cached_property
     def _order(self) -> tuple[np.ndarray, np.ndarray]:

@@ -58,5 +58,6 @@ class SearchShard:
 
     def vectors(self, seq_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Those of `seq_ids` (n,) that stand here: their places in it, and their vectors as stored."""
-        places = np.flatnonzero(self._searcher.segments.rows_of(seq_ids) >= 0)
-        return places, self._searcher.vectors(seq_ids[places])
+        rows = self._searcher.segments.rows_of(seq_ids)
+        places = np.flatnonzero(rows >= 0)
+        return places, self._searcher.stored(rows[places])
