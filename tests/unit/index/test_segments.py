@@ -364,6 +364,15 @@ def test_coarse_codes_that_rank_badly_get_many_candidates(builder):
     assert last == [4], "with fewer lists neighbours had been missed before, whatever the codes"
 
 
+def test_efforts_that_a_low_recall_may_need_are_tried(builder):
+    """Of few lists with more candidates: they find far less than all lists do, and enough."""
+    vectors = np.random.default_rng(3).standard_normal((3000, 24)).astype(np.float32)
+    info = built(builder.embedded(vectors), "IVF4,RaBitQ,Refine(SQfp16)", transform="none", recall=0.5)
+    points = info.operating["points"]
+    for k_factor in K_FACTORS:
+        assert [point["nprobe"] for point in points if point["k_factor"] == k_factor] == [1, 2, 4]
+
+
 def test_growth_of_another_kind_is_measured_too(builder):
     """Close families came first, and of them one list finds all; then came vectors that are near to nothing."""
     generator = np.random.default_rng(8)
