@@ -182,7 +182,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"{versions['blastn'] or 'is not installed here'}; nhmmer of pyhmmer {versions['pyhmmer']}. One thread "
         "each.",
         f"- {machine.words(host)}.",
-        f"- {machine.load_words(host, loads(found['rounds']), result['threads'])}",
+        f"- {machine.load_words(host, loads(found['rounds']), 1)}",
         "- What each finds is not compared here.",
         "",
         "| | CPU ms per query, median | range |",
