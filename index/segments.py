@@ -241,8 +241,8 @@ class Segments:
 
         Returns:
             seq_ids (Q, k) int64, NO_HIT where fewer rows are allowed; cosines (Q, k) float32, nan there; ties in the
-            order of seq_id, but for the last place within a segment, which goes to the first row; and how each segment
-            was searched.
+            order of seq_id (which of those that tie for the k-th place are in is up to the rows of the flat type, and
+            to FAISS for others); and how each segment was searched.
         """
         all_ids, all_scores, how = [], [], []
         for place, (engine, known) in enumerate(zip(self.engines, self.seq_ids, strict=True)):

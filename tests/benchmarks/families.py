@@ -117,7 +117,8 @@ def _recall(found: np.ndarray, truth: np.ndarray, asked: np.ndarray) -> float:
     shares = []
     for line, wanted, own in zip(found.tolist(), truth.tolist(), asked.tolist(), strict=True):
         right = [row for row in wanted if row != own][:NEIGHBOURS]
-        shares.append(len({*right} & {*line} - {own}) / len(right))
+        listed = [row for row in line if row != own][:NEIGHBOURS]
+        shares.append(len({*right} & {*listed}) / len(right))
     return float(np.mean(shares))
 
 
