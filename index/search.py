@@ -156,8 +156,9 @@ class Searcher:
     ) -> Found:
         """The k nearest sequences of each query by cosine in the index's own space, ties in the order of seq_id.
 
-        Which of those that tie for the k-th place are in is told by seq_id where rows ascend by it and the type is flat,
-        or the search exact.
+        Which of those that tie for the k-th place are in is told by seq_id where the search is exact, or the type is
+        flat and rows ascend by seq_id.
+
         Queries are rounded as the stored vectors are, and go through the transform that these went through first (see
         `info.transform`), so that a sequence finds itself with a cosine of 1. The flat type's scores are exact; the
         others' are estimates from their codes.
