@@ -127,8 +127,12 @@ def _stopped(why: str) -> IncompleteError:
 
 
 def _ended(ray: Any, refs: list[Any]) -> None:
-    """End tasks before the lock of the store is given back."""
-    for ref in refs:
-        ray.cancel(ref, force=True)
-    if refs:
-        ray.wait(refs, num_returns=len(refs), timeout=END_SECONDS)
+    """End tasks before the lock of the store is given back: they are asked to, and killed where they do not hear.
+
+    Not killed at once: a task whose answer is on its way just then brings Ray down, and this process with it.
+    """
+    for force in (False, True):
+        for ref in refs:
+            ray.cancel(ref, force=force)
+        if refs:
+            _, refs = ray.wait(refs, num_returns=len(refs), timeout=END_SECONDS)

@@ -68,8 +68,10 @@ def _prepare(folder: Path) -> None:
     """What Ray Serve reads from the environment when Ray starts and when it is imported."""
     logs.set_up()
     os.environ.setdefault(HAPROXY, "1")
-    # What the server is asked only reads, so it may be asked again where a replica died before it answered.
-    os.environ.setdefault("RAY_SERVE_HAPROXY_RETRY_ON", "conn-failure empty-response")
+    # What the server is asked only reads, so it may be asked again where a replica died before it answered. HAProxy can
+    # do so where it has the whole request, for which it has to wait; Ray Serve has no setting for that, but writes this
+    # one into the file as it stands, and what follows a line break is a line of its own there.
+    os.environ.setdefault("RAY_SERVE_HAPROXY_RETRY_ON", "conn-failure empty-response\n    option http-buffer-request")
     # A replica that ends waits so long, that whatever is in front of it has seen it: Ray Serve's own half a minute is
     # for load balancers of clouds.
     for name in ("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S"):
