@@ -22,6 +22,7 @@ MOST_DEATHS = 3
 # So often it is looked for machines that came.
 LOOK_SECONDS = 5.0
 END_SECONDS = 10.0
+GRACE_SECONDS = 1.0
 
 
 def on_cluster(address: str) -> Runner:
@@ -129,8 +130,11 @@ def _stopped(why: str) -> IncompleteError:
 def _ended(ray: Any, refs: list[Any]) -> None:
     """End tasks before the lock of the store is given back: they are asked to, and killed where they do not hear.
 
-    Not killed at once: a task whose answer is on its way just then brings Ray down, and this process with it.
+    Not at once: a task that is on its way to its worker, or its answer back, when it is cancelled brings Ray down, and
+    this process with it.
     """
+    if refs:
+        _, refs = ray.wait(refs, num_returns=len(refs), timeout=GRACE_SECONDS)
     for force in (False, True):
         for ref in refs:
             ray.cancel(ref, force=force)
