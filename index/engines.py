@@ -163,14 +163,13 @@ class FlatEngine:
         found = TopK(queries, k, leads(queries, leading.axes))
         num_rows = len(self._vectors)
         for top in range(0, num_rows, WINDOW_ROWS):
-            window = np.arange(top, min(top + WINDOW_ROWS, num_rows))
-            num_blocks = -(-len(window) // max(BOUNDED_ROWS, BOUNDED // max(1, len(queries))))
-            for first in range(num_blocks):
+            end = min(top + WINDOW_ROWS, num_rows)
+            num_blocks = -(-(end - top) // max(BOUNDED_ROWS, BOUNDED // max(1, len(queries))))
+            for start in range(top, top + num_blocks):
                 # Rows that are far apart: neighbours lie together, and the sooner some are seen the fewer are compared.
-                ids = window[first::num_blocks]
-                some = slice(top + first, top + len(window), num_blocks)
-                counts = None if mask is None else mask[some]
-                found.see(ids, self._vectors[some], leading.leads[some], counts)
+                some = slice(start, end, num_blocks)
+                ids = np.arange(start, end, num_blocks)
+                found.see(ids, self._vectors[some], leading.leads[some], None if mask is None else mask[some])
         return found.ids, found.scores
 
     def _gathered(self, rows: np.ndarray):
