@@ -144,7 +144,7 @@ def _opened(path: Path, gzipped: bool) -> Iterator[BinaryIO]:
         with gzip.open(path, "rb") if gzipped else path.open("rb") as stream:
             yield stream  # type: ignore[misc]
     except (OSError, EOFError, zlib.error) as error:
-        raise StoreError(f"{path}: damaged gzip file ({error})") from error
+        raise StoreError(f"{path}: {'damaged gzip file' if gzipped else 'cannot be read'} ({error})") from error
 
 
 def _check_names(path: Path, columns: list[str], line: int) -> None:
